@@ -116,7 +116,7 @@ def _set(name: str, values: Mapping[str, Any]) -> Iterator[Line]:
     words = [word for key in values if key in FLAGS or key in LINK for word in _words(ATTRIBUTES[key], values[key])]
     if words:
         yield _ip("set", "dev", name, *words)
-    yield from (Sysctl(name, key, int(values[key])) for key in IPV4 if key in values)
+    yield from (Sysctl(name, key, int(values[key])) for key in (*IPV4, *IPV6) if key in values)
     if "master" in values:
         master = values["master"]
         yield _brctl("addif", master, name) if master else _ip("set", "dev", name, "nomaster")

@@ -17,7 +17,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.connection import OneByOne
-from hybridvif.executors.netlink.devices import BRIDGE, FLAGS, IPV4, LINK, PORT
+from hybridvif.executors.netlink.devices import BRIDGE, FLAGS, IPV4, IPV6, LINK, PORT
 from hybridvif.executors.netlink.executor import NetlinkExecutor
 from hybridvif.executors.netlink.operations import Add, Operation, Remove, Set
 
@@ -60,12 +60,12 @@ class Connection(OneByOne):
             raise OSError(error.code, os.strerror(error.code)) from error
 
     def _set(self, device: str, values: Mapping[str, Any], indexes: Mapping[str, int]) -> None:
-        """Set attributes. pyroute2 cannot encode those of IPv4, which are files."""
+        """Set attributes. pyroute2 cannot encode those of IPv4. They are files, and so is addr_gen_mode."""
         flags = {_NLA_MAP[PORT[name].number][0]: value for name, value in values.get("bridge_port", {}).items()}
         for words in (_words(values, indexes), flags and flags | {"kind": "bridge_slave"}):
             if words:
                 self._ipr.link("set", index=indexes[device], **words)
-        for name in IPV4:
+        for name in (*IPV4, *IPV6):
             if name in values:
                 sysctl.write(device, name, values[name])
 

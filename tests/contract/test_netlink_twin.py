@@ -69,14 +69,13 @@ def test_pyroute2_reads_a_new_bridge_as_it_was_meant() -> None:
     }
 
 
-@pytest.mark.parametrize("up", [True, False])
 @pytest.mark.parametrize("promisc", [True, False])
-def test_pyroute2_reads_a_new_veth_pair_as_it_was_meant(up: bool, promisc: bool) -> None:
-    veth = replace(VETH, up=up, promisc=promisc, peer_promisc=not promisc, mtu=1400, peer_mtu=9000)
+def test_pyroute2_reads_a_new_veth_pair_as_it_was_meant(promisc: bool) -> None:
+    veth = replace(VETH, promisc=promisc, peer_promisc=not promisc, mtu=1400, peer_mtu=9000)
     message = decoded(created(veth, {"qbr": 17}, master="qbr"))
     values = attrs(message)
     assert (values["IFLA_IFNAME"], values["IFLA_MTU"], values["IFLA_MASTER"]) == (VETH.name, 1400, 17)
-    assert (message["flags"], message["change"]) == (up + 0x80 + 0x100 * promisc, 0x181)
+    assert (message["flags"], message["change"]) == (0x80 + 0x100 * promisc, 0x180)
     assert attrs(message, "IFLA_LINKINFO")["IFLA_INFO_KIND"] == "veth"
     peer = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "VETH_INFO_PEER")
     assert attrs(peer) == {"IFLA_IFNAME": VETH.peer, "IFLA_MTU": 9000}
@@ -102,6 +101,11 @@ def test_pyroute2_reads_a_change_as_it_was_meant(changes: dict[str, object], nam
 def test_pyroute2_reads_flags_and_masters_as_they_were_meant() -> None:
     message = decoded(ours.request_of(Set("qvb", {"up": True, "promisc": False, "master": ""}), {"qvb": 7}))
     assert (message["flags"], message["change"], attrs(message)) == (1, 0x101, {"IFLA_MASTER": 0})
+
+
+def test_pyroute2_reads_the_generation_of_addresses_as_it_was_meant() -> None:
+    message = decoded(ours.request_of(Set("qvb", {"addr_gen_mode": 1}), {"qvb": 7}))
+    assert attrs(message, "IFLA_AF_SPEC", "AF_INET6") == {"IFLA_INET6_ADDR_GEN_MODE": 1}
 
 
 def test_pyroute2_reads_a_switched_off_host_ip_as_it_was_meant() -> None:

@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hybridvif.executors.base import Failure
+from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import ADDR_GEN_MODES, BRIDGE, FLAGS, IPV4, IPV6, LINK, PORT, Device
 from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set
 from hybridvif.executors.netlink.socket import (
@@ -244,7 +245,7 @@ def delete_group(group: int) -> Request:
 def _link(values: Mapping[str, Any], indexes: Mapping[str, int], index: int = 0, name: str = "") -> bytes:
     flags = change = 0
     attributes = [attribute(IFNAME, name)] if name else []
-    options, settings = list[tuple[str, int]](), list[tuple[str, int]]()
+    options, settings, mode = list[tuple[str, int]](), list[tuple[str, int]](), -1
     for key, value in values.items():
         if key in FLAGS:
             change |= FLAGS[key].number
@@ -258,10 +259,13 @@ def _link(values: Mapping[str, Any], indexes: Mapping[str, int], index: int = 0,
             rows = [attribute(PORT[flag].number, bytes([number])) for flag, number in value.items()]
             slave = attribute(INFO_SLAVE_KIND, "bridge"), nested(INFO_SLAVE_DATA, *rows)
             attributes.append(nested(LINKINFO, *slave))
+        elif key == "addr_gen_mode":
+            mode = value if sysctl.has_ipv6() else -1
         else:
             (options if key in BRIDGE else settings).append((key, value))
+    header = link_header(index, flags=flags, change=change)
     # Cached: nearly all ports of a host have the same.
-    return b"".join((link_header(index, flags=flags, change=change), *attributes, _nested((*options,), (*settings,))))
+    return b"".join((header, *attributes, _nested((*options,), (*settings,), mode)))
 
 
 def _info(kind: str, data: bytes) -> bytes:
@@ -269,12 +273,14 @@ def _info(kind: str, data: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=64)
-def _nested(options: tuple[tuple[str, int], ...], settings: tuple[tuple[str, int], ...]) -> bytes:
-    """Return the options of a bridge and the IPv4 settings of a device."""
+def _nested(options: tuple[tuple[str, int], ...], settings: tuple[tuple[str, int], ...], mode: int) -> bytes:
+    """Return the options of a bridge, and the IPv4 settings and the addr_gen_mode of a device; -1: none."""
     rows = [attribute(BRIDGE[name].number, struct.pack(BRIDGE[name].format, value)) for name, value in options]
-    ipv4 = [attribute(IPV4[name].number, value) for name, value in settings]
-    body = _info("bridge", b"".join(rows)) if rows else b""
-    return body + (nested(AF_SPEC, nested(socket.AF_INET, nested(INET_CONF, *ipv4))) if ipv4 else b"")
+    ipv4 = nested(INET_CONF, *(attribute(IPV4[name].number, value) for name, value in settings))
+    families = [nested(socket.AF_INET, ipv4)] if settings else []
+    if mode >= 0:
+        families.append(nested(socket.AF_INET6, attribute(IPV6["addr_gen_mode"].number, bytes([mode]))))
+    return (_info("bridge", b"".join(rows)) if rows else b"") + (nested(AF_SPEC, *families) if families else b"")
 
 
 # -- responses ---------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Steps -> operations on devices: one recipe, which every link executor carries out in its own way.
 
-The order keeps three rules. IPv6 is off before a device is first up. An MTU comes before that, because a device whose
-MTU rises to 1280 gets IPv6 back with the kernel's defaults. STP comes before the forward delay, because the kernel
-raises the delay with it and rejects a small one while it runs (ERANGE).
+The order keeps three rules. IPv6 is off before a device is first up. No MTU rises to 1280 after that, because the
+device would get IPv6 back with the kernel's defaults. STP comes before the forward delay, because the kernel raises the
+delay with it and rejects a small one while it runs (ERANGE). A new device is set by one message if possible: each takes
+the lock of all links.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from hybridvif.executors.netlink.devices import (
 )
 from hybridvif.model.parts import Bridge, ManagedTap, Tap, Veth
 from hybridvif.model.state import Create, Delete, Step, Update, changes_of
+
+MIN_IPV6_MTU = 1280
+"""Bytes (RFC 8200, section 5). A device with a smaller MTU has no IPv6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,28 +130,44 @@ def operations_of(step: Step, mac: str) -> list[Operation]:
 def _create_bridge(bridge: Bridge, mac: str) -> list[Operation]:
     """Create a bridge. Its MAC is explicit, so that neither members nor udev change it.
 
-    Only a change marks the MTU as set by the user, so it is first another one. The kernel resets any other MTU when
-    members come and go (net/bridge/br_if.c, BROPT_MTU_SET_BY_USER).
+    Only a change marks the MTU as set by the user, so it is first another one, on the same side of 1280. The kernel
+    resets any other MTU when members come and go (net/bridge/br_if.c, BROPT_MTU_SET_BY_USER).
     """
     options = {name: value for name in BRIDGE if (value := getattr(bridge, name)) is not None}
-    names = ("mtu", "group", "alias", "arp_announce", "arp_ignore", *IPV6, "host_ip", "up")
-    rest = {name: getattr(bridge, name) for name in names}
-    return [Add("bridge", bridge.name, options | {"mtu": bridge.mtu ^ 1, "mac": mac}), *_set(bridge.name, rest)]
+    values = {name: getattr(bridge, name) for name in ("mtu", "group", "alias", "arp_announce", "arp_ignore", "up")}
+    return [
+        Add("bridge", bridge.name, options | {"mtu": bridge.mtu ^ 1, "mac": mac}),
+        *([] if bridge.disable_ipv6 is None else [Sysctl(bridge.name, "disable_ipv6", int(bridge.disable_ipv6))]),
+        # It is up before the IPv4 settings, in the same message. No device has joined it yet.
+        Set(bridge.name, {**values, **HOST_IPV4_OFF, **_address_generation(bridge.addr_gen_mode, bridge.mtu)}),
+    ]
 
 
 def _create_veth(veth: Veth) -> list[Operation]:
-    """Create a veth pair. The far end goes up last: neither end has carrier before, so none receives a packet."""
-    near: dict[str, object] = {"up": veth.up, "promisc": veth.promisc, "mtu": veth.mtu, "noarp": True}
-    far: dict[str, object] = {"promisc": veth.peer_promisc, "mtu": veth.peer_mtu, "noarp": True}
+    """Create a veth pair. Neither end has carrier before the near one is up, so none receives a packet.
+
+    The far end has all its settings by then. The packets of the near end are the bridge's, whatever its settings.
+    """
     joined = {"master": veth.master} if veth.master else {}
-    ends = {veth.name: veth.alias, veth.peer: veth.peer_alias}
+    near: dict[str, object] = {"promisc": veth.promisc, "mtu": veth.mtu, "noarp": True}
+    far: dict[str, object] = {"promisc": veth.peer_promisc, "mtu": veth.peer_mtu, "noarp": True}
+    ends = ((veth.peer, veth.peer_alias, veth.peer_mtu, veth.peer_up), (veth.name, veth.alias, veth.mtu, veth.up))
     return [
         Add("veth", veth.name, near | joined, veth.peer, far),
-        *_set(veth.name, HOST_IPV6_OFF),
-        *_set(veth.peer, HOST_IPV6_OFF),
-        *(Set(end, {"alias": alias, **HOST_IPV4_OFF}) for end, alias in ends.items()),
-        *([Set(veth.peer, {"up": True})] if veth.peer_up else []),
+        *(Sysctl(end, "disable_ipv6", 1) for end, *_ in ends),
+        *(
+            Set(end, {"alias": alias, "up": up, **HOST_IPV4_OFF, **_address_generation("none", mtu)})
+            for end, alias, mtu, up in ends
+        ),
     ]
+
+
+def _address_generation(mode: str | None, mtu: int) -> dict[str, object]:
+    """Return addr_gen_mode for the message to a new device. A write of its file would wait for the lock of all links.
+
+    A device with a smaller MTU has no IPv6, and the kernel would reject the whole message (EAFNOSUPPORT).
+    """
+    return {"addr_gen_mode": ADDR_GEN_MODES.index(mode)} if mode is not None and mtu >= MIN_IPV6_MTU else {}
 
 
 def _update_member(

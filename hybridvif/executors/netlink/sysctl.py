@@ -22,12 +22,17 @@ def key(device: str, attribute: str) -> str:
     return f"net/{'ipv6' if attribute in IPV6 else 'ipv4'}/conf/{device}/{attribute}"
 
 
+def has_ipv6() -> bool:
+    """Return whether the kernel has IPv6."""
+    return os.path.exists(_IPV6_TABLE)
+
+
 def lacking() -> str:
     """Return the reason that the settings are hidden, as "fact; remedy"; empty if they are visible.
 
     Otherwise a hidden directory would look like a kernel without IPv6, and IPv6 would stay on.
     """
-    families = ("ipv4", "ipv6") if os.path.exists(_IPV6_TABLE) else ("ipv4",)
+    families = ("ipv4", "ipv6") if has_ipv6() else ("ipv4",)
     missing = next((path for family in families if not os.path.isdir(path := f"/proc/sys/net/{family}/conf")), "")
     if not missing:
         return ""
