@@ -57,12 +57,14 @@ class Clock:
 
 def clocked() -> Clock:
     """Create a clock for all functions that wait for another process."""
-    from hybridvif.executors.netlink.socket import RTM_DELLINK, Channel
+    from hybridvif.executors.netlink.socket import RTM_DELLINK, NetlinkSocket
     from hybridvif.executors.ovsdb.rpc import Connection, Session
 
     clock = Clock()
-    clock.time(Channel, "dump", lambda *_, **__: LINKS)
-    clock.time(Channel, "_exchange", lambda _, requests: GRACE_PERIOD if requests[0].kind == RTM_DELLINK else LINKS)
+    clock.time(NetlinkSocket, "dump", lambda *_, **__: LINKS)
+    clock.time(
+        NetlinkSocket, "_exchange", lambda _, requests: GRACE_PERIOD if requests[0].kind == RTM_DELLINK else LINKS
+    )
     clock.time(Session, "_queried", lambda *_, **__: ROWS)
     clock.time(Connection, "transact", lambda _, operations, __: SWITCH if "cur_cfg" in str(operations[:1]) else ROWS)
     return clock
@@ -72,6 +74,7 @@ def inside(config: str, count: int, rounds: int) -> list[tuple[str, Taken]]:
     """Return the parts in seconds, by verb and round."""
     from benchmarks.contest import _port
     from hybridvif import Port, connect, plug_all, unplug_all
+    from hybridvif.privileged import execute
     from hybridvif.privileged.context import daemon_context
     from hybridvif.privileged.main import GARBAGE
 
@@ -91,8 +94,9 @@ def inside(config: str, count: int, rounds: int) -> list[tuple[str, Taken]]:
     for verb in VERBS:
         timed(verb)
     wholes = [{verb: timed(verb) for verb in VERBS} for _ in range(rounds)]
-    # From here on this process runs the executors itself, with the garbage collection of the daemon.
+    # From here on this process runs the executors itself, with the configuration and garbage collection of the daemon.
     daemon_context.client_mode = False
+    execute.keep(lambda: host.settings)
     gc.freeze()
     gc.set_threshold(GARBAGE)
     for verb in VERBS:

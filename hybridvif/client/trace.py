@@ -30,12 +30,12 @@ from hybridvif.executors.netlink.devices import Device, bridge_port_of
 from hybridvif.executors.netlink.socket import (
     NLM_F_DUMP,
     RTM_GETLINK,
-    Attributes,
-    Channel,
     Interrupted,
-    Request,
-    attribute,
+    NetlinkAttributes,
+    NetlinkRequest,
+    NetlinkSocket,
     link_header,
+    packed,
 )
 from hybridvif.model.errors import InvalidInput, NotReady, PreconditionError, shown
 from hybridvif.model.names import PortNames, is_mac, names_of
@@ -105,13 +105,13 @@ def trace(port_id: str, host: AnyHost, *, seconds: float = 5.0, to: str = "", ge
 def _hops(names: PortNames, settings: Settings) -> tuple[dict[str, Hop], tuple[tuple[str, str, bool], ...]]:
     """Return the devices of a port by name, and the forwarding entries of its Linux bridge. Raises NotReady."""
     try:
-        with Channel(time.monotonic() + settings.deadline) as channel:
+        with NetlinkSocket(time.monotonic() + settings.deadline) as channel:
             # The requests of a plug omit the counters.
-            requests = [Request(RTM_GETLINK, 0, link_header() + attribute(IFNAME, name)) for name in names[:4]]
+            requests = [NetlinkRequest(RTM_GETLINK, 0, link_header() + packed(IFNAME, name)) for name in names[:4]]
             bodies = [body for body in channel.exchange(requests) if isinstance(body, bytes)]
             found = {device.name: (device, _counters(body)) for body in bodies for device in [device_of(body)]}
             requests = [
-                Request(RTM_GETLINK, 0, link_header(int(device.master)))
+                NetlinkRequest(RTM_GETLINK, 0, link_header(int(device.master)))
                 for device, _ in found.values()
                 if device.master
             ]
@@ -141,21 +141,21 @@ def _hop(device: Device, master: Device | None, names: PortNames, counters: dict
 
 
 def _counters(body: bytes) -> dict[str, int]:
-    counters = Attributes(body[16:])[_STATS64]
+    counters = NetlinkAttributes(body[16:])[_STATS64]
     numbers = _STATS.unpack_from(counters) if counters else (0,) * 8
     rx, tx, _, _, rx_errors, tx_errors, rx_dropped, tx_dropped = numbers
     return {"rx": rx, "tx": tx, "rx_dropped": rx_errors + rx_dropped, "tx_dropped": tx_errors + tx_dropped}
 
 
-def _entries(channel: Channel, bridge: int, devices: dict[int, Device]) -> tuple[tuple[str, str, bool], ...]:
-    request = Request(
-        _RTM_GETNEIGH, NLM_F_DUMP, _NEIGHBOR.pack(socket.AF_BRIDGE, 0, 0, 0, 0) + attribute(_MASTER, bridge)
+def _entries(channel: NetlinkSocket, bridge: int, devices: dict[int, Device]) -> tuple[tuple[str, str, bool], ...]:
+    request = NetlinkRequest(
+        _RTM_GETNEIGH, NLM_F_DUMP, _NEIGHBOR.pack(socket.AF_BRIDGE, 0, 0, 0, 0) + packed(_MASTER, bridge)
     )
     entries = []
     with suppress(Interrupted):
         for body in channel.dump(request):
             _, index, state, _, _ = _NEIGHBOR.unpack_from(body)
-            found = Attributes(body[_NEIGHBOR.size :])
+            found = NetlinkAttributes(body[_NEIGHBOR.size :])
             if not (found[_MASTER] and found[_LLADDR]):
                 # An address list of the device itself.
                 continue

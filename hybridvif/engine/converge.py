@@ -27,11 +27,11 @@ from dataclasses import dataclass, field, fields, replace
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.engine.goals import (
     Goal,
+    checked_plan,
     desired_on,
     goal_for_plug,
     goal_for_unplug,
     is_reached,
-    make_plan,
     runs_natively,
 )
 from hybridvif.model.errors import (
@@ -154,7 +154,7 @@ def _converge(runs: Sequence[PortRun], host: AnyHost, apply_deadline: float, dea
     Afterwards each run has a report, or a failure for which it must be rolled back.
     """
     for attempt in range(MAX_ATTEMPTS):
-        runs = [run for run in runs if run.make_plan(host)]
+        runs = [run for run in runs if run.plan_next(host)]
         if not runs:
             return
         observed = _apply(runs, host, apply_deadline)
@@ -246,12 +246,12 @@ class PortRun:
         first = observed.of(goal.names)
         return cls(goal, first.state, first)
 
-    def make_plan(self, host: AnyHost) -> bool:
+    def plan_next(self, host: AnyHost) -> bool:
         """Plan the next attempt. Return False if there is none; the run then has a report or a failure."""
         # The precondition of the goal holds for the state before the first write only.
         goal = replace(self.goal, precondition=None) if self.has_written else self.goal
         try:
-            self.steps = make_plan(goal, self.observed, host.settings)
+            self.steps = checked_plan(goal, self.observed, host.settings)
         except (Refused, NotReady, BridgeMissing) as error:
             reason = f"someone else was at work meanwhile: {error}"
             if self.has_written:
@@ -389,7 +389,7 @@ class Rollback(PortRun):
         values = {spec.name: getattr(run, spec.name) for spec in fields(run)}
         return cls(**values, target=target, unrestorable=unrestorable)
 
-    def make_plan(self, host: AnyHost) -> bool:  # noqa: ARG002
+    def plan_next(self, host: AnyHost) -> bool:  # noqa: ARG002
         """Plan the rollback. Return False if no plan leads back, or if nothing remains to roll back."""
         self.steps = self._remaining()
         return bool(self.steps)
@@ -481,7 +481,7 @@ def check(port: Port, host: AnyHost) -> tuple[Step, ...]:
     """
     deadline = time.monotonic() + host.settings.deadline
     goal = goal_for_plug(port, host.settings)
-    return make_plan(goal, host.observe(set(port.names), deadline).of(goal.names), host.settings)
+    return checked_plan(goal, host.observe(set(port.names), deadline).of(goal.names), host.settings)
 
 
 def plug_all(ports: Iterable[Port], host: AnyHost, *, progress: Progress = ignore_progress) -> list[Report]:

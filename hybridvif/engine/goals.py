@@ -61,7 +61,7 @@ def goal_for_unplug(port_id: str, *, force: bool = False, spare_vms: bool = Fals
     return Goal(port_id, names_of(port_id), NOTHING, force=force, spare_vms=spare_vms)
 
 
-def make_plan(goal: Goal, observed: Observed, settings: Settings) -> tuple[Step, ...]:
+def checked_plan(goal: Goal, observed: Observed, settings: Settings) -> tuple[Step, ...]:
     """Return the plan of one port, and check each precondition. Raises Refused, NotReady, BridgeMissing."""
     if goal.precondition is not None:
         goal.precondition(observed)

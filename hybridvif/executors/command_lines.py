@@ -21,7 +21,7 @@ from typing import Any
 
 from hybridvif.executors.command import RANDOM_MAC, Command
 from hybridvif.executors.netlink import sysctl
-from hybridvif.executors.netlink.devices import ATTRIBUTES, BRIDGE, FLAGS, IPV4, IPV6, LINK, STATE, Attribute
+from hybridvif.executors.netlink.devices import ATTRIBUTES, BRIDGE, FLAGS, IPV4, IPV6, LINK, STATE, DeviceAttribute
 from hybridvif.executors.netlink.operations import (
     Add,
     AddTap,
@@ -103,7 +103,7 @@ def lines_of(operation: Operation) -> Iterator[Line]:
 
 
 def _set(name: str, values: Mapping[str, Any]) -> Iterator[Line]:
-    """Set attributes of a device; a bridge's first, as the kernel does."""
+    """Set attributes of a device; a bridge's first, as the kernel does. brctl takes seconds, the kernel hundredths."""
     options = []
     for key, row in BRIDGE.items():
         value = values.get(key)
@@ -126,7 +126,7 @@ def _set(name: str, values: Mapping[str, Any]) -> Iterator[Line]:
         yield _ip("set", "dev", name, "type", "bridge_slave", *words)
 
 
-def _words(row: Attribute, value: object) -> list[str]:
+def _words(row: DeviceAttribute, value: object) -> list[str]:
     if row.type is bool:
         return row.command.split("|")[not value].split()
     return [row.command.split()[0], str(value)]

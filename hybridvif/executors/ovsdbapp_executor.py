@@ -28,7 +28,7 @@ from hybridvif.executors.ovsdb.rpc import (
     ConnectionLost,
     Database,
     Expired,
-    Refused,
+    ServerError,
     numeric,
     tls_files,
 )
@@ -111,7 +111,7 @@ class Replica:
         self._await(lambda: self._received[request.id] is not None, deadline, connected=True)
         response = self._received[request.id]
         if response.error:
-            raise Refused(response.error)
+            raise ServerError(response.error)
         return response.result
 
     def _recorded(self) -> Any:

@@ -39,7 +39,7 @@ from hybridvif.model.parts import (
     invalid_attributes,
     with_article,
 )
-from hybridvif.model.planner import check_ownership, plan as make_plan
+from hybridvif.model.planner import check_ownership, plan as steps_between
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import (
@@ -425,7 +425,7 @@ def refuse_other_owner(case: Case) -> None:
     """Refuse to change parts of another port, foreign objects, and devices in a foreign bridge. Raises Refused."""
     if _has_tag_on_every_part(case):
         # Foreign parts beside them are not in the plan: a rollback removes its own parts only.
-        make_plan(HostState().with_parts(*case.touched), NOTHING)
+        steps_between(HostState().with_parts(*case.touched), NOTHING)
         return
     if case.owner:
         rows = [step.part for step in case.plan if isinstance(step.part, OvsPort)]
@@ -436,7 +436,7 @@ def refuse_other_owner(case: Case) -> None:
             f"refused: {case.plan[0].part.name} belongs to port {min(owners)}, of which the plan says nothing"
         )
     # The planner refuses foreign objects, and devices that a foreign bridge holds.
-    make_plan(case.own, NOTHING)
+    steps_between(case.own, NOTHING)
 
 
 _RULES_OF_HOST: Sequence[Rule] = (

@@ -24,11 +24,11 @@ CHURN = "while :; do ip link add hvc$0 type veth peer name hvd$0; ip link delete
 DUMPS = """
 import time
 from hybridvif.executors.netlink.connection import dump_request
-from hybridvif.executors.netlink.socket import Channel, Interrupted
+from hybridvif.executors.netlink.socket import NetlinkSocket, Interrupted
 end = time.monotonic() + 10
 while time.monotonic() < end:
     try:
-        with Channel(end) as channel:
+        with NetlinkSocket(end) as channel:
             channel.dump(dump_request())
     except Interrupted:
         print("interrupted")

@@ -17,7 +17,7 @@ from hybridvif import Bridge, Veth, desired_state
 from hybridvif.executors.netlink import connection as ours
 from hybridvif.executors.netlink.devices import HOST_IPV4_OFF
 from hybridvif.executors.netlink.operations import Add, Get, Remove, Set, operations_of
-from hybridvif.executors.netlink.socket import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, Request
+from hybridvif.executors.netlink.socket import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, NetlinkRequest
 from hybridvif.model.state import Create
 from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import make_port
@@ -29,7 +29,7 @@ BRIDGE, VETH = the(Bridge, WIRING), the(Veth, WIRING)
 MAC = "0a:00:00:00:01:7b"
 
 
-def decoded(request: Request) -> Any:
+def decoded(request: NetlinkRequest) -> Any:
     """Decode one of our requests by pyroute2."""
     length = 16 + len(request.body)
     header = length.to_bytes(4, "little") + request.kind.to_bytes(2, "little") + request.flags.to_bytes(2, "little")
@@ -38,7 +38,7 @@ def decoded(request: Request) -> Any:
     return message
 
 
-def created(part: Bridge | Veth, indexes: Mapping[str, int] = {}, **master: str) -> Request:
+def created(part: Bridge | Veth, indexes: Mapping[str, int] = {}, **master: str) -> NetlinkRequest:
     """Return our request to create a part."""
     new = operations_of(Create(part), MAC)[0]
     assert isinstance(new, Add)

@@ -37,15 +37,15 @@ from hybridvif.executors.netlink.socket import (
     RTM_DELLINK,
     RTM_GETLINK,
     RTM_NEWLINK,
-    Attributes,
-    Channel,
     Interrupted,
+    NetlinkAttributes,
+    NetlinkRequest,
+    NetlinkSocket,
     Rejected,
-    Request,
-    attribute,
     link_header,
     link_header_of,
     nested,
+    packed,
 )
 from hybridvif.model.errors import escaped
 from hybridvif.model.parts import ANYBODY
@@ -83,7 +83,7 @@ BRIDGE_TIMERS = range(16, 20)
 """IFLA_BR_HELLO_TIMER to IFLA_BR_GC_TIMER."""
 CACHE_SIZE = 4096
 """Number of decoded links that are kept (3 KiB each)."""
-_NO_COUNTERS = attribute(EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+_NO_COUNTERS = packed(EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 
 Response = Device | Rejected | Failure | None
 """Response to an operation: the device of a Get, the error of the kernel or of a program, or None for success."""
@@ -96,7 +96,7 @@ class Connection:
     """A netlink socket for one thread; every wait ends by the deadline."""
 
     def __init__(self, deadline: float) -> None:
-        self.deadline, self._channel = deadline, Channel(deadline)
+        self.deadline, self._channel = deadline, NetlinkSocket(deadline)
 
     def __enter__(self) -> Connection:
         return self
@@ -118,8 +118,8 @@ class Connection:
         """
         found: dict[int, list[str]] = {}
         header = _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)
-        for body in self._channel.repeated_dump(Request(_RTM_GETADDR, NLM_F_DUMP, header)):
-            local = Attributes(body[_ADDRESS.size :])[_IFA_LOCAL]
+        for body in self._channel.repeated_dump(NetlinkRequest(_RTM_GETADDR, NLM_F_DUMP, header)):
+            local = NetlinkAttributes(body[_ADDRESS.size :])[_IFA_LOCAL]
             _, length, _, _, index = _ADDRESS.unpack_from(body)
             if local:
                 found.setdefault(index, []).append(f"{socket.inet_ntoa(local)}/{length}")
@@ -127,11 +127,13 @@ class Connection:
 
     def remove_addresses(self, device: str) -> None:
         """Delete the IPv4 addresses of a device. Raises OSError."""
-        index, requests = socket.if_nametoindex(device), list[Request]()
+        index, requests = socket.if_nametoindex(device), list[NetlinkRequest]()
         for address in self.addresses().get(index, ()):
             local, _, length = address.partition("/")
             header = _ADDRESS.pack(socket.AF_INET, int(length), 0, 0, index)
-            requests.append(Request(_RTM_DELADDR, NLM_F_ACK, header + attribute(_IFA_LOCAL, socket.inet_aton(local))))
+            requests.append(
+                NetlinkRequest(_RTM_DELADDR, NLM_F_ACK, header + packed(_IFA_LOCAL, socket.inet_aton(local)))
+            )
         for response in self._channel.exchange(requests):
             # Secondary addresses go with their primary one.
             if isinstance(response, Rejected) and response.code != errno.EADDRNOTAVAIL:
@@ -145,9 +147,9 @@ class Connection:
         received = (None if request in gone else next(responses) for request in requests)
         return [device_of(response) if isinstance(response, bytes) else response for response in received]
 
-    def _delete_together(self, deletes: Sequence[Request]) -> set[Request]:
+    def _delete_together(self, deletes: Sequence[NetlinkRequest]) -> set[NetlinkRequest]:
         """Delete as groups as many as possible; return the delete requests that were carried out."""
-        gone: set[Request] = set()
+        gone: set[NetlinkRequest] = set()
         if len(deletes) > 1 and _lock.acquire(timeout=max(min(MAX_WAIT, self.deadline - time.monotonic()), 0)):
             try:
                 while len(gone) < len(deletes):
@@ -160,11 +162,11 @@ class Connection:
                 _lock.release()
         return gone
 
-    def _delete_group(self, deletes: Sequence[Request]) -> bool:
+    def _delete_group(self, deletes: Sequence[NetlinkRequest]) -> bool:
         """Delete these devices as a group; return False if none was deleted."""
         indexes = [link_header_of(request.body)[0] for request in deletes]
         group = secrets.randbelow(LAST - FIRST) + FIRST
-        moves = [Request(RTM_NEWLINK, NLM_F_ACK, _link({"group": group}, {}, index)) for index in indexes]
+        moves = [NetlinkRequest(RTM_NEWLINK, NLM_F_ACK, _link({"group": group}, {}, index)) for index in indexes]
         responses = self._channel.exchange(moves)
         if any(isinstance(response, Rejected) for response in responses) or self._members(group) != set(indexes):
             return False
@@ -210,41 +212,41 @@ class OneByOne(Connection):
 # -- requests ----------------------------------------------------------------------------------------------------------
 
 
-def request_of(operation: Operation, indexes: Mapping[str, int]) -> Request:
+def request_of(operation: Operation, indexes: Mapping[str, int]) -> NetlinkRequest:
     """Return the request for an operation. indexes: those of the devices by name.
 
     The kernel writes the options of a bridge first. It creates no peer that is up (ENOTCONN).
     """
     match operation:
         case Get(int(index)):
-            return Request(RTM_GETLINK, 0, link_header(index) + _NO_COUNTERS)
+            return NetlinkRequest(RTM_GETLINK, 0, link_header(index) + _NO_COUNTERS)
         case Get(str(name)):
-            return Request(RTM_GETLINK, 0, link_header() + attribute(IFNAME, name) + _NO_COUNTERS)
+            return NetlinkRequest(RTM_GETLINK, 0, link_header() + packed(IFNAME, name) + _NO_COUNTERS)
         case Add(kind, name, values, peer, peer_values):
             info = b"" if kind == "bridge" else _info(kind, nested(VETH_PEER, _link(peer_values, indexes, name=peer)))
             body = _link(values, indexes, name=name) + info
-            return Request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, body)
+            return NetlinkRequest(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, body)
         case Set(name, values):
-            return Request(RTM_NEWLINK, NLM_F_ACK, _link(values, indexes, indexes[name]))
+            return NetlinkRequest(RTM_NEWLINK, NLM_F_ACK, _link(values, indexes, indexes[name]))
         case Remove(name):
-            return Request(RTM_DELLINK, NLM_F_ACK, link_header(indexes[name]))
+            return NetlinkRequest(RTM_DELLINK, NLM_F_ACK, link_header(indexes[name]))
     raise TypeError(f"no message for {operation}")
 
 
-def dump_request(master: int = 0) -> Request:
+def dump_request(master: int = 0) -> NetlinkRequest:
     """Return the request for all devices, or for the members of one bridge."""
-    only = attribute(MASTER, master) if master else b""
-    return Request(RTM_GETLINK, NLM_F_DUMP, link_header() + _NO_COUNTERS + only)
+    only = packed(MASTER, master) if master else b""
+    return NetlinkRequest(RTM_GETLINK, NLM_F_DUMP, link_header() + _NO_COUNTERS + only)
 
 
-def delete_group(group: int) -> Request:
+def delete_group(group: int) -> NetlinkRequest:
     """Return the request to delete all devices of one group."""
-    return Request(RTM_DELLINK, NLM_F_ACK, link_header() + attribute(LINK["group"].number, group))
+    return NetlinkRequest(RTM_DELLINK, NLM_F_ACK, link_header() + packed(LINK["group"].number, group))
 
 
 def _link(values: Mapping[str, Any], indexes: Mapping[str, int], index: int = 0, name: str = "") -> bytes:
     flags = change = 0
-    attributes = [attribute(IFNAME, name)] if name else []
+    attributes = [packed(IFNAME, name)] if name else []
     options, settings, mode = list[tuple[str, int]](), list[tuple[str, int]](), -1
     for key, value in values.items():
         if key in FLAGS:
@@ -252,12 +254,12 @@ def _link(values: Mapping[str, Any], indexes: Mapping[str, int], index: int = 0,
             flags |= FLAGS[key].number * bool(value)
         elif key in LINK:
             encoded = bytes.fromhex(value.replace(":", "")) if key == "mac" else value
-            attributes.append(attribute(LINK[key].number, encoded))
+            attributes.append(packed(LINK[key].number, encoded))
         elif key == "master":
-            attributes.append(attribute(MASTER, indexes[value] if value else 0))
+            attributes.append(packed(MASTER, indexes[value] if value else 0))
         elif key == "bridge_port":
-            rows = [attribute(PORT[flag].number, bytes([number])) for flag, number in value.items()]
-            slave = attribute(INFO_SLAVE_KIND, "bridge"), nested(INFO_SLAVE_DATA, *rows)
+            rows = [packed(PORT[flag].number, bytes([number])) for flag, number in value.items()]
+            slave = packed(INFO_SLAVE_KIND, "bridge"), nested(INFO_SLAVE_DATA, *rows)
             attributes.append(nested(LINKINFO, *slave))
         elif key == "addr_gen_mode":
             mode = value if sysctl.has_ipv6() else -1
@@ -269,17 +271,17 @@ def _link(values: Mapping[str, Any], indexes: Mapping[str, int], index: int = 0,
 
 
 def _info(kind: str, data: bytes) -> bytes:
-    return nested(LINKINFO, attribute(INFO_KIND, kind), nested(INFO_DATA, data))
+    return nested(LINKINFO, packed(INFO_KIND, kind), nested(INFO_DATA, data))
 
 
 @functools.lru_cache(maxsize=64)
 def _nested(options: tuple[tuple[str, int], ...], settings: tuple[tuple[str, int], ...], mode: int) -> bytes:
     """Return the options of a bridge, and the IPv4 settings and the addr_gen_mode of a device; -1: none."""
-    rows = [attribute(BRIDGE[name].number, struct.pack(BRIDGE[name].format, value)) for name, value in options]
-    ipv4 = nested(INET_CONF, *(attribute(IPV4[name].number, value) for name, value in settings))
+    rows = [packed(BRIDGE[name].number, struct.pack(BRIDGE[name].format, value)) for name, value in options]
+    ipv4 = nested(INET_CONF, *(packed(IPV4[name].number, value) for name, value in settings))
     families = [nested(socket.AF_INET, ipv4)] if settings else []
     if mode >= 0:
-        families.append(nested(socket.AF_INET6, attribute(IPV6["addr_gen_mode"].number, bytes([mode]))))
+        families.append(nested(socket.AF_INET6, packed(IPV6["addr_gen_mode"].number, bytes([mode]))))
     return (_info("bridge", b"".join(rows)) if rows else b"") + (nested(AF_SPEC, *families) if families else b"")
 
 
@@ -307,17 +309,17 @@ def device_of(body: bytes) -> Device:
 
 def group_of(body: bytes) -> int:
     """Return only the group of the device of a link message."""
-    return _number(Attributes(body[16:])[LINK["group"].number]) or 0
+    return _number(NetlinkAttributes(body[16:])[LINK["group"].number]) or 0
 
 
 def _decode(body: bytes) -> tuple[Device, tuple[slice, ...]]:
     """Return the device of a link message, and the positions of its bridge timers."""
     index, flags = link_header_of(body)
-    link = Attributes(body[16:])
-    info = Attributes(link[LINKINFO])
-    data = Attributes(info[INFO_DATA])
+    link = NetlinkAttributes(body[16:])
+    info = NetlinkAttributes(link[LINKINFO])
+    data = NetlinkAttributes(info[INFO_DATA])
     kind = _text(info[INFO_KIND])
-    port = Attributes(info[INFO_SLAVE_DATA] if _text(info[INFO_SLAVE_KIND]) == "bridge" else b"")
+    port = NetlinkAttributes(info[INFO_SLAVE_DATA] if _text(info[INFO_SLAVE_KIND]) == "bridge" else b"")
     values: dict[str, Any] = {name: flags & row.number for name, row in FLAGS.items()}
     values |= {name: _number(link[LINK[name].number]) for name in ("mtu", "group")}
     values["alias"] = _text(link[LINK["alias"].number])
@@ -361,9 +363,9 @@ def _altnames_of(part: bytes) -> tuple[str, ...]:
 
 def _families_of(part: bytes) -> dict[str, Any]:
     """Return the IPv4 and IPv6 settings of a device."""
-    families = Attributes(part)
-    ipv6 = Attributes(families[socket.AF_INET6])
-    numbers = _array(Attributes(families[socket.AF_INET])[INET_CONF])
+    families = NetlinkAttributes(part)
+    ipv6 = NetlinkAttributes(families[socket.AF_INET6])
+    numbers = _array(NetlinkAttributes(families[socket.AF_INET])[INET_CONF])
     values: dict[str, Any] = {name: numbers[row.number - 1] for name, row in IPV4.items() if row.number <= len(numbers)}
     numbers = _array(ipv6[INET6_CONF])
     if IPV6["disable_ipv6"].number < len(numbers):

@@ -31,7 +31,7 @@ from hybridvif.model.parts import (
 from hybridvif.model.state import Facts, HostState, LinkFact, Observed
 
 
-class Attribute(NamedTuple):
+class DeviceAttribute(NamedTuple):
     """One attribute of a device."""
 
     number: int
@@ -48,38 +48,38 @@ class Attribute(NamedTuple):
 
 
 FLAGS = {
-    "up": Attribute(0x1, "UP", "up|down", bool),
-    "promisc": Attribute(0x100, "PROMISC", "promisc on|promisc off", bool),
-    "noarp": Attribute(0x80, "NOARP", "arp off|arp on", bool),
+    "up": DeviceAttribute(0x1, "UP", "up|down", bool),
+    "promisc": DeviceAttribute(0x100, "PROMISC", "promisc on|promisc off", bool),
+    "noarp": DeviceAttribute(0x80, "NOARP", "arp off|arp on", bool),
 }
 LINK = {
-    "mtu": Attribute(4, "mtu", "mtu {}"),
-    "mac": Attribute(1, "address", "address {}", str),
-    "group": Attribute(27, "group", "group {}"),
-    "alias": Attribute(20, "ifalias", "alias {}", str),
+    "mtu": DeviceAttribute(4, "mtu", "mtu {}"),
+    "mac": DeviceAttribute(1, "address", "address {}", str),
+    "group": DeviceAttribute(27, "group", "group {}"),
+    "alias": DeviceAttribute(20, "ifalias", "alias {}", str),
 }
 BRIDGE = {
-    "forward_delay": Attribute(1, "forward_delay", "setfd"),
-    "stp": Attribute(5, "stp_state", "stp", bool),
-    "ageing": Attribute(4, "ageing_time", "setageing"),
-    "multicast_snooping": Attribute(23, "mcast_snooping", "mcast_snooping {}", bool, "=B"),
-    "nf_call_iptables": Attribute(36, "nf_call_iptables", "nf_call_iptables {}", bool, "=B", is_optional=True),
-    "nf_call_ip6tables": Attribute(37, "nf_call_ip6tables", "nf_call_ip6tables {}", bool, "=B", is_optional=True),
+    "forward_delay": DeviceAttribute(1, "forward_delay", "setfd"),
+    "stp": DeviceAttribute(5, "stp_state", "stp", bool),
+    "ageing": DeviceAttribute(4, "ageing_time", "setageing"),
+    "multicast_snooping": DeviceAttribute(23, "mcast_snooping", "mcast_snooping {}", bool, "=B"),
+    "nf_call_iptables": DeviceAttribute(36, "nf_call_iptables", "nf_call_iptables {}", bool, "=B", is_optional=True),
+    "nf_call_ip6tables": DeviceAttribute(37, "nf_call_ip6tables", "nf_call_ip6tables {}", bool, "=B", is_optional=True),
 }
 IPV4 = {
-    "forwarding": Attribute(1, "", ""),
-    "proxy_arp": Attribute(3, "", ""),
-    "rp_filter": Attribute(8, "", ""),
-    "arp_announce": Attribute(18, "", ""),
-    "arp_ignore": Attribute(19, "", ""),
+    "forwarding": DeviceAttribute(1, "", ""),
+    "proxy_arp": DeviceAttribute(3, "", ""),
+    "rp_filter": DeviceAttribute(8, "", ""),
+    "arp_announce": DeviceAttribute(18, "", ""),
+    "arp_ignore": DeviceAttribute(19, "", ""),
 }
 """Settings under net/ipv4/conf. A message contains them as an array, in which the first has the index 0."""
 IPV6 = {
-    "disable_ipv6": Attribute(26, "", "", bool, is_optional=True),
-    "addr_gen_mode": Attribute(8, "inet6_addr_gen_mode", "", str, is_optional=True),
+    "disable_ipv6": DeviceAttribute(26, "", "", bool, is_optional=True),
+    "addr_gen_mode": DeviceAttribute(8, "inet6_addr_gen_mode", "", str, is_optional=True),
 }
 """Settings under net/ipv6/conf, absent without IPv6. The first is an index in an array (linux/ipv6.h)."""
-ATTRIBUTES: Mapping[str, Attribute] = {**FLAGS, **LINK, **BRIDGE, **IPV4, **IPV6}
+ATTRIBUTES: Mapping[str, DeviceAttribute] = {**FLAGS, **LINK, **BRIDGE, **IPV4, **IPV6}
 ADDR_GEN_MODES = ("eui64", "none", "stable_secret", "random")
 """By value of enum in6_addr_gen_mode (linux/if_link.h), in the spelling of iproute2."""
 PORT_STATES = ("disabled", "listening", "learning", "forwarding", "blocking")

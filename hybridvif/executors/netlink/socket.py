@@ -33,7 +33,7 @@ _CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class NetlinkRequest:
     """A message to the kernel, without its header."""
 
     kind: int
@@ -57,7 +57,7 @@ class Interrupted(OSError):
     """The dump may be incomplete, according to the kernel."""
 
 
-class Channel:
+class NetlinkSocket:
     """A netlink socket for one thread; every wait ends by the deadline."""
 
     def __init__(self, deadline: float) -> None:
@@ -67,13 +67,13 @@ class Channel:
         self.close = self._socket.close
         self._buffer = bytearray(1 << 17)
 
-    def __enter__(self) -> Channel:
+    def __enter__(self) -> NetlinkSocket:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def exchange(self, requests: Sequence[Request]) -> list[Response]:
+    def exchange(self, requests: Sequence[NetlinkRequest]) -> list[Response]:
         """Return the responses to these requests, which are executed in order. Raises TimeoutError, OSError.
 
         Requests that were not sent by the deadline get ETIMEDOUT.
@@ -85,7 +85,7 @@ class Channel:
             responses += self._exchange(requests[start : start + _CHUNK])
         return responses
 
-    def repeated_dump(self, request: Request, attempts: int = 20) -> list[bytes]:
+    def repeated_dump(self, request: NetlinkRequest, attempts: int = 20) -> list[bytes]:
         """Repeat a dump until it is not interrupted. Raises Interrupted, TimeoutError, OSError."""
         for _ in range(attempts):
             with contextlib.suppress(Interrupted):
@@ -94,7 +94,7 @@ class Channel:
                 break
         raise Interrupted(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    def dump(self, request: Request) -> list[bytes]:
+    def dump(self, request: NetlinkRequest) -> list[bytes]:
         """Return the messages of a dump. Raises Interrupted, TimeoutError, OSError."""
         own = self._send([request])
         found: list[bytes] = []
@@ -114,7 +114,7 @@ class Channel:
             raise Interrupted(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return found
 
-    def _exchange(self, requests: Sequence[Request]) -> list[Response]:
+    def _exchange(self, requests: Sequence[NetlinkRequest]) -> list[Response]:
         first, last = self._send(requests), len(requests) - 1
         responses: list[Response] = [None] * len(requests)
         for kind, flags, number, body in self._received():
@@ -125,7 +125,7 @@ class Channel:
                 break
         return responses
 
-    def _send(self, requests: Sequence[Request]) -> int:
+    def _send(self, requests: Sequence[NetlinkRequest]) -> int:
         """Send the requests in one message, and return the number of the first.
 
         Errors are always reported; success only for the last request. The kernel executes them in order
@@ -182,14 +182,14 @@ def _rejected(flags: int, body: bytes) -> Rejected | None:
         (length,) = struct.unpack_from("=I", body, 4)
         # Capped responses repeat only the header of the request.
         start = 4 + (_HEADER.size if flags & NLM_F_CAPPED else (length + 3) & ~3)
-        message = Attributes(body[start:])[NLMSGERR_ATTR_MSG]
+        message = NetlinkAttributes(body[start:])[NLMSGERR_ATTR_MSG]
     return Rejected(code, message.rstrip(b"\0").decode(errors="backslashreplace"))
 
 
 # -- attributes --------------------------------------------------------------------------------------------------------
 
 
-def attribute(kind: int, value: bytes | str | int) -> bytes:
+def packed(kind: int, value: bytes | str | int) -> bytes:
     """Return one attribute: a number has 32 bits, a string ends with a zero byte."""
     if isinstance(value, int):
         value = struct.pack("=I", value)
@@ -200,7 +200,7 @@ def attribute(kind: int, value: bytes | str | int) -> bytes:
 
 def nested(kind: int, *attributes: bytes) -> bytes:
     """Return an attribute that contains others."""
-    return attribute(kind | 0x8000, b"".join(attributes))
+    return packed(kind | 0x8000, b"".join(attributes))
 
 
 def link_header(index: int = 0, *, flags: int = 0, change: int = 0) -> bytes:
@@ -245,7 +245,7 @@ def positions_of(part: bytes) -> Mapping[int, slice]:
     return found
 
 
-class Attributes:
+class NetlinkAttributes:
     """The attributes of a part of a message: the value of each by its kind, b"" for an absent one."""
 
     __slots__ = ("_part", "positions")

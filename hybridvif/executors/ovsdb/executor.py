@@ -25,11 +25,11 @@ from hybridvif.executors.ovsdb.rpc import (
     ConnectionLost,
     Database,
     Expired,
-    Refused,
     RowSubscription,
+    ServerError,
     Session,
 )
-from hybridvif.executors.ovsdb.transaction import await_applied, operations_of, with_next_cfg
+from hybridvif.executors.ovsdb.transaction import await_applied, row_operations, with_next_cfg
 from hybridvif.executors.side_effects import side_effects_of
 from hybridvif.model.parts import PLACEHOLDER_TYPE, VHOST_USER_TYPES, NativePort, OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
@@ -111,7 +111,7 @@ class OvsdbExecutor:
                 # This Open vSwitch is too old for the column.
                 self._has_mtu_request = False
             elif error:
-                raise Refused(error)
+                raise ServerError(error)
             else:
                 holders = None if ovs_rows.is_many(names) else _holders(database, responses, deadline)
                 if holders is None or all(holders.values()):
@@ -158,7 +158,7 @@ class OvsdbExecutor:
         names = {step.part.name for step in steps if _needs_device(step)}
         needed = [step for step in steps if not ovs_rows.is_vacant(step, snapshot.rows)]
         try:
-            changes = operations_of(needed, snapshot, effects, self._settings.vhost_socket_dir)
+            changes = row_operations(needed, snapshot, effects, self._settings.vhost_socket_dir)
             results = self._transact(database, changes, deadline) if changes else []
         except StepFailed as failure:
             return [failure.outcome_of(step) for step in steps]

@@ -40,11 +40,11 @@ class Expired(Exception):
     """The deadline passed without a response."""
 
 
-class Refused(Exception):
+class ServerError(Exception):
     """The server responded with an error; the message is its own."""
 
 
-FAILURES = (ConnectionLost, Expired, Refused)
+FAILURES = (ConnectionLost, Expired, ServerError)
 
 
 class Database(Protocol):
@@ -90,7 +90,7 @@ class Connection:
             if message.get("id") == self._number and "method" not in message:
                 # Open vSwitch 3.1 omits "result" beside an error.
                 if message.get("error"):
-                    raise Refused(error_in([message["error"]]) or message["error"])
+                    raise ServerError(error_in([message["error"]]) or message["error"])
                 return message["result"]
 
     def receive(self, deadline: float) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def unusable(remote: str, error: Exception) -> ExecutorError:
     match error:
         case Expired():
             return ExecutorError(f"OVSDB at {remote} does not answer; nothing was sent (is ovsdb-server hung?)")
-        case Refused():
+        case ServerError():
             reason = f"the server at {remote} has no database {DATABASE} ({error}); is that ovs-vswitchd's?"
             return ExecutorError(reason, precondition=True)
     return ExecutorError(closed(remote))
@@ -215,7 +215,7 @@ class RowSubscription:
         try:
             try:
                 self._monitor(NEWER, deadline)
-            except Refused as error:
+            except ServerError as error:
                 if NEWER[0] not in str(error):
                     raise
                 self._monitor([], deadline)

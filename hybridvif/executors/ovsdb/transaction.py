@@ -24,7 +24,7 @@ from hybridvif.model.state import Create, Delete, Replace, Step, Update, changes
 NO_EFFECTS = SideEffects()
 
 
-def operations_of(
+def row_operations(
     steps: Sequence[Step], snapshot: Snapshot, effects: SideEffects = NO_EFFECTS, socket_dir: str = SOCKET_DIR
 ) -> list[Operation]:
     """Return the operations of these steps, without next_cfg; empty if nothing changes. Raises StepFailed."""

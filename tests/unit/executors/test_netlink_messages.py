@@ -19,7 +19,7 @@ from hybridvif.executors.netlink.connection import (
     device_of,
 )
 from hybridvif.executors.netlink.devices import LINK, observed
-from hybridvif.executors.netlink.socket import attribute, link_header, nested
+from hybridvif.executors.netlink.socket import link_header, nested, packed
 from hybridvif.model.parts import Tap
 
 STP = 5
@@ -34,13 +34,13 @@ def _empty_cache() -> Iterator[None]:
 
 
 def bridge(index: int, *, mtu: int = 1500, stp: int = 0, timer: int = 0, name: str = QBR) -> bytes:
-    timers = b"".join(attribute(kind, struct.pack("=Q", timer)) for kind in BRIDGE_TIMERS)
-    data = nested(INFO_DATA, attribute(STP, struct.pack("=I", stp)) + timers)
+    timers = b"".join(packed(kind, struct.pack("=Q", timer)) for kind in BRIDGE_TIMERS)
+    data = nested(INFO_DATA, packed(STP, struct.pack("=I", stp)) + timers)
     return (
         link_header(index)
-        + attribute(IFNAME, name)
-        + attribute(LINK["mtu"].number, mtu)
-        + nested(LINKINFO, attribute(INFO_KIND, "bridge"), data)
+        + packed(IFNAME, name)
+        + packed(LINK["mtu"].number, mtu)
+        + nested(LINKINFO, packed(INFO_KIND, "bridge"), data)
     )
 
 
@@ -70,7 +70,7 @@ def test_full_cache_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_renamed_master_is_reported_for_an_unchanged_member() -> None:
-    member = link_header(9) + attribute(IFNAME, TAP) + attribute(MASTER, 1)
+    member = link_header(9) + packed(IFNAME, TAP) + packed(MASTER, 1)
     for name in (QBR, QBR_X):
         seen = observed(map(device_of, (bridge(1, name=name), member)), None)
         assert seen.state.links[TAP] == Tap(name=TAP, master=name)

@@ -8,7 +8,7 @@ from hybridvif.executors.netlink import socket
 from hybridvif.executors.netlink.connection import dump_request
 
 
-class _Late(socket.Channel):
+class _Late(socket.NetlinkSocket):
     """A channel on which the late response to an earlier delete comes first."""
 
     late = socket._HEADER.pack(20, socket.NLMSG_ERROR, 0, 0, 0) + bytes(4)

@@ -13,7 +13,7 @@ from hypothesis import assume, given, strategies as st
 
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.ovs_rows import Row, Snapshot, ids_of
-from hybridvif.executors.ovsdb.transaction import operations_of, with_next_cfg
+from hybridvif.executors.ovsdb.transaction import row_operations, with_next_cfg
 from hybridvif.executors.side_effects import SideEffects
 from hybridvif.model.parts import PLACEHOLDER_TYPE, OvsPort
 from hybridvif.model.planner import plan
@@ -53,7 +53,7 @@ def sent_for(
     )
     qos = {step.part.name: [QOS] for step in steps if isinstance(step, Delete)}
     effects = SideEffects(qos=qos, bridges_to_create=made or {}, bridges_to_remove=emptied or {})
-    return copy.deepcopy(list(with_next_cfg(operations_of(steps, snapshot, effects))))
+    return copy.deepcopy(list(with_next_cfg(row_operations(steps, snapshot, effects))))
 
 
 @given(st.data(), ports(st.just(VifType.OVS)))
