@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from hybridvif.executors.netlink import connection
+from hybridvif.executors.base import StepFailed
+from hybridvif.executors.netlink import connection, executor, socket as netlink_socket
 from hybridvif.executors.netlink.connection import (
     BRIDGE_TIMERS,
     IFNAME,
@@ -19,7 +20,7 @@ from hybridvif.executors.netlink.connection import (
     device_of,
 )
 from hybridvif.executors.netlink.devices import LINK, observed
-from hybridvif.executors.netlink.socket import link_header, nested, packed
+from hybridvif.executors.netlink.socket import link_header, nested, packed, positions_of
 from hybridvif.model.parts import Tap
 
 STP = 5
@@ -81,3 +82,36 @@ def test_truncated_messages_raise_nothing() -> None:
     whole = bridge(1)
     for length in range(16, len(whole)):
         device_of(whole[:length])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        packed(2, b"12345678") + packed(1, b"1234"),
+        packed(1, b"1234") + packed(3, b"12345678"),
+        packed(1, b"12345678") + packed(2, b"1234"),
+    ],
+)
+def test_parts_of_one_size_are_told_apart_by_their_headers(other: bytes) -> None:
+    first = packed(1, b"1234") + packed(2, b"12345678")
+    assert len(first) == len(other)
+    for part in (first, other, first):
+        found = {kind: part[where] for kind, where in positions_of(part).items()}
+        assert b"".join(packed(kind, value) for kind, value in found.items()) == part
+
+
+def test_layouts_are_forgotten_if_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netlink_socket, "MAX_LAYOUTS", 1)
+    for size in (4, 8, 4):
+        assert positions_of(packed(7, bytes(size))) == {7: slice(4, 4 + size)}
+    assert len(netlink_socket._layouts) == 1
+
+
+def test_part_with_an_impossible_length_ends_there() -> None:
+    assert positions_of(packed(1, b"1234") + struct.pack("=HH", 3, 9)) == {1: slice(4, 8)}
+
+
+def test_device_that_is_renamed_at_once_is_a_failure() -> None:
+    assert executor._index_of("lo", "cannot create bridge lo") == 1
+    with pytest.raises(StepFailed, match="cannot create bridge qbr-none: it was renamed at once"):
+        executor._index_of("qbr-none", "cannot create bridge qbr-none")
