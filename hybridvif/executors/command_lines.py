@@ -7,7 +7,7 @@ The recipe is that of OpenStack's hybrid plug:
     ovs-vsctl add-port br-int qvo -- set Interface qvo external_ids: iface-id, iface-status, attached-mac, vm-uuid
 
 Differences: the bridge has a MAC, an MTU, an ageing time of 0, an alias and its ARP settings. The ends have an alias.
-The host's IP stack is off on all three (docs/host.md), and qvo goes up last. multicast_snooping goes through `ip`,
+The host's IP stack is off on all three (docs/host.md), and qvb goes up last. multicast_snooping goes through `ip`,
 since /sys/class/net shows the network namespace in which it was mounted. A healthy OVS port is never deleted and added
 again, which would cost its VLAN tag and OpenFlow number.
 """
