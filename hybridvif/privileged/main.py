@@ -19,7 +19,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
@@ -128,8 +128,10 @@ def _confine() -> None:
 # -- serve the client --------------------------------------------------------------------------------------------------
 
 
+MAX_PENDING = 1024
+"""Largest number of requests without a response. Beyond, nothing is read."""
 MAX_PENDING_BYTES = 6 * 1024 * 1024
-"""Largest cost in bytes (channel.py) of the requests without a response, that of one message. Beyond, none is read."""
+"""Largest cost of these requests in bytes (channel.py), that of one message. Beyond, nothing is read."""
 MAX_LINE = 16_384
 """Largest number of characters of a log line or a traceback."""
 BURST = 32_768
@@ -190,74 +192,45 @@ class Sender(logging.Handler):
 
 
 class Server:
-    """The threads that serve one client. One thread at a time reads, and it serves the request that it has read.
-
-    So no request waits for another thread to wake up, and none is read while all threads are busy.
-    """
+    """The threads that serve one client, and the requests that have no response yet."""
 
     def __init__(
         self, channel: socket.socket, sender: Sender, respond: Callable[[tuple[Any, ...]], Any], threads: int
     ) -> None:
-        self._channel, self._sender, self._respond, self._most = channel, sender, respond, threads
+        self._channel, self._sender, self._respond = channel, sender, respond
+        self._pool = ThreadPoolExecutor(threads, "hybridvif-server")
         # Watch requests wait, and must leave all threads to the others. One more thread refuses those beyond the limit.
         self._watchers = ThreadPoolExecutor(MAX_WATCHERS + 1, "hybridvif-watch")
-        self._requests = requests_from(channel, sender.send)
-        self._reading, self._changed = threading.Lock(), threading.Condition()
-        self._threads, self._free, self._size = 1, 1, 0
+        self._room = threading.Condition()
+        self._number = self._size = 0
 
     def serve(self) -> None:
         """Serve requests until EOF, or until the client cannot be reached."""
+        requests = requests_from(self._channel, self._sender.send)
         try:
-            # One thread is enough. If it cannot be started, the daemon ends.
+            # One thread of each is enough. If none can be started, the daemon ends.
+            self._pool.submit(int)
             self._watchers.submit(int)
-        except RuntimeError as error:
-            LOG.warning("the daemon ends: %s", error)
-            return
-        self._work()
-
-    def _work(self) -> None:
-        while True:
-            with self._reading:
-                read = self._read()
-            if read is None:
-                return
-            self._serve_one(*read)
-            # Not kept while the next request is read.
-            del read
-            with self._changed:
-                self._free += 1
-
-    def _read(self) -> tuple[Request, int] | None:
-        """Return the next request and its cost; None at the end. Threads of their own serve watch requests."""
-        try:
             while True:
-                with self._changed:
+                with self._room:
                     # Bounds the memory of the daemon if the client reads no responses.
-                    self._changed.wait_for(lambda: self._size < MAX_PENDING_BYTES)
-                read = next(self._requests, None)
+                    self._room.wait_for(lambda: self._number < MAX_PENDING and self._size < MAX_PENDING_BYTES)
+                read = next(requests, None)
                 if read is None:
-                    return None
-                self._count(read[1])
-                if read[0][1][1:2] != (WATCH,):
-                    self._start_thread()
-                    return read
-                with _going_on():
-                    self._watchers.submit(self._serve_one, *read)
+                    return
+                self._count(1, read[1])
+                self._submit(*read)
                 del read
         except Exception as error:  # noqa: BLE001  # the client cannot be reached any more
             LOG.warning("the daemon ends: %s", error)
-            return None
 
-    def _start_thread(self) -> None:
-        """Start a thread to read the next request, if no other is free."""
-        with self._changed:
-            self._free -= 1
-            if self._free or self._threads == self._most:
-                return
-        with _going_on():
-            threading.Thread(target=self._work, name="hybridvif-server", daemon=True).start()
-            with self._changed:
-                self._threads, self._free = self._threads + 1, self._free + 1
+    def _submit(self, request: Request, size: int) -> None:
+        pool = self._watchers if request[1][1:2] == (WATCH,) else self._pool
+        try:
+            pool.submit(self._serve_one, request, size)
+        except RuntimeError as error:
+            # A limit on processes. The request is queued, and the existing threads continue.
+            LOG.warning("the daemon goes on with the threads that it has: %s", error)
 
     def _serve_one(self, request: Request, size: int) -> None:
         name, content = request
@@ -273,21 +246,12 @@ class Server:
             # The client cannot be reached. This ends the reading.
             with contextlib.suppress(OSError):
                 self._channel.shutdown(socket.SHUT_RDWR)
-        self._count(-size)
+        self._count(-1, -size)
 
-    def _count(self, size: int) -> None:
-        with self._changed:
-            self._size += size
-            self._changed.notify()
-
-
-@contextlib.contextmanager
-def _going_on() -> Iterator[None]:
-    """Go on without another thread if none can be started, because of a limit on processes."""
-    try:
-        yield
-    except RuntimeError as error:
-        LOG.warning("the daemon goes on with the threads that it has: %s", error)
+    def _count(self, number: int, size: int) -> None:
+        with self._room:
+            self._number, self._size = self._number + number, self._size + size
+            self._room.notify()
 
 
 def exit_on_eof(channel: socket.socket) -> NoReturn:
