@@ -22,14 +22,25 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hybridvif.executors.base import Failure
 from hybridvif.executors.netlink import sysctl
-from hybridvif.executors.netlink.devices import ADDR_GEN_MODES, BRIDGE, FLAGS, IPV4, IPV6, LINK, PORT, Device
+from hybridvif.executors.netlink.devices import (
+    ADDR_GEN_MODES,
+    BRIDGE,
+    FLAGS,
+    IPV4,
+    IPV6,
+    LINK,
+    PORT,
+    Device,
+    forget_parts,
+)
 from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set
 from hybridvif.executors.netlink.socket import (
+    MAX_REPEATS,
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_DUMP,
@@ -107,8 +118,14 @@ class Connection:
     def dump(self, master: int = 0) -> list[Device]:
         """Return all devices, or the members of one bridge. Raises Interrupted, TimeoutError, OSError."""
         # Read completely before decoding: the shorter the dump, the fewer interruptions.
-        devices = map(device_of, self._channel.repeated_dump(dump_request(master)))
-        return [device for device in devices if master in (0, device.master)]
+        bodies = self._channel.repeated_dump(dump_request(master)) if master else self._dump_all()
+        return [device for device in map(device_of, bodies) if master in (0, device.master)]
+
+    def _dump_all(self, attempts: int = MAX_REPEATS) -> list[bytes]:
+        """Return the messages of all devices. Devices that are gone leave the cache. Raises as dump()."""
+        bodies = self._channel.repeated_dump(dump_request(), attempts)
+        forget(_cache.keys() - {link_header_of(body)[0] for body in bodies})
+        return bodies
 
     def addresses(self) -> dict[int, list[str]]:
         """Return the IPv4 addresses of all devices, by the index of the device. Raises as dump().
@@ -176,7 +193,7 @@ class Connection:
     def _members(self, group: int) -> set[int] | None:
         """Return the indexes of the devices of a group; None if every dump was interrupted."""
         try:
-            bodies = self._channel.repeated_dump(dump_request(), MAX_DUMPS)
+            bodies = self._dump_all(MAX_DUMPS)
         except Interrupted:
             return None
         return {link_header_of(body)[0] for body in bodies if group_of(body) == group}
@@ -305,6 +322,14 @@ def device_of(body: bytes) -> Device:
         _cache.clear()
     _cache[index] = _without(body, timers), timers, device
     return device
+
+
+def forget(indexes: Collection[int]) -> None:
+    """Remove devices from the cache, and all parts that are made of devices. Otherwise each unplugged port stays."""
+    for index in indexes:
+        _cache.pop(index, None)
+    if indexes:
+        forget_parts()
 
 
 def group_of(body: bytes) -> int:

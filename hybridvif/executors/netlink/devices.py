@@ -297,6 +297,8 @@ def _part_of(
     return ForeignObject(name=device.name, what=text, alias=device.value("alias"))
 
 
+forget_parts = _part_of.cache_clear
+
 _FIELDS: Mapping[tuple[type[Part], str], list[tuple[str, str]]] = {
     (kind, prefix): [
         (name, name.removeprefix(prefix))

@@ -28,6 +28,8 @@ _RCVBUFFORCE = 33
 _HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
 _ATTRIBUTE = struct.Struct("=HH")
+MAX_REPEATS = 20
+"""Attempts of a dump that is interrupted."""
 _CHUNK = 64
 """Requests per send: their responses wait in the receive buffer until the last one has been executed."""
 
@@ -85,7 +87,7 @@ class NetlinkSocket:
             responses += self._exchange(requests[start : start + _CHUNK])
         return responses
 
-    def repeated_dump(self, request: NetlinkRequest, attempts: int = 20) -> list[bytes]:
+    def repeated_dump(self, request: NetlinkRequest, attempts: int = MAX_REPEATS) -> list[bytes]:
         """Repeat a dump until it is not interrupted. Raises Interrupted, TimeoutError, OSError."""
         for _ in range(attempts):
             with contextlib.suppress(Interrupted):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hybridvif.executors.base import StepFailed
-from hybridvif.executors.netlink import connection, executor, socket as netlink_socket
+from hybridvif.executors.netlink import connection, devices, executor, socket as netlink_socket
 from hybridvif.executors.netlink.connection import (
     BRIDGE_TIMERS,
     IFNAME,
@@ -115,3 +115,13 @@ def test_device_that_is_renamed_at_once_is_a_failure() -> None:
     assert executor._index_of("lo", "cannot create bridge lo") == 1
     with pytest.raises(StepFailed, match="cannot create bridge qbr-none: it was renamed at once"):
         executor._index_of("qbr-none", "cannot create bridge qbr-none")
+
+
+def test_device_that_is_gone_leaves_the_cache_and_so_do_its_parts() -> None:
+    for index in (1, 2):
+        observed([device_of(bridge(index))], None)
+    connection.forget(set())
+    assert devices._part_of.cache_info().currsize > 0
+    connection.forget({1, 9})
+    assert connection._cache.keys() == {2}
+    assert devices._part_of.cache_info().currsize == 0
