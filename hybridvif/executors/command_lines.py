@@ -103,7 +103,10 @@ def lines_of(operation: Operation) -> Iterator[Line]:
 
 
 def _set(name: str, values: Mapping[str, Any]) -> Iterator[Line]:
-    """Set attributes of a device; a bridge's first, as the kernel does. brctl takes seconds, the kernel hundredths."""
+    """Set attributes of a device: a bridge's first, as the kernel does, and up last.
+
+    brctl takes seconds, and the kernel hundredths of them.
+    """
     options = []
     for key, row in BRIDGE.items():
         value = values.get(key)
@@ -113,7 +116,12 @@ def _set(name: str, values: Mapping[str, Any]) -> Iterator[Line]:
             options += row.command.format(int(bool(value))).split()
     if options:
         yield _ip("set", "dev", name, "type", "bridge", *options)
-    words = [word for key in values if key in FLAGS or key in LINK for word in _words(ATTRIBUTES[key], values[key])]
+    words = [
+        word
+        for key in values
+        if (key in FLAGS or key in LINK) and key != "up"
+        for word in _words(ATTRIBUTES[key], values[key])
+    ]
     if words:
         yield _ip("set", "dev", name, *words)
     yield from (Sysctl(name, key, int(values[key])) for key in (*IPV4, *IPV6) if key in values)
@@ -124,6 +132,8 @@ def _set(name: str, values: Mapping[str, Any]) -> Iterator[Line]:
         flags = values["bridge_port"].items()
         words = [word for key, on in flags for word in (key, str(on) if key == STATE else _on_off(on))]
         yield _ip("set", "dev", name, "type", "bridge_slave", *words)
+    if "up" in values:
+        yield _ip("set", "dev", name, *_words(FLAGS["up"], values["up"]))
 
 
 def _words(row: DeviceAttribute, value: object) -> list[str]:

@@ -60,7 +60,9 @@ class Connection(OneByOne):
             raise OSError(error.code, os.strerror(error.code)) from error
 
     def _set(self, device: str, values: Mapping[str, Any], indexes: Mapping[str, int]) -> None:
-        """Set attributes. pyroute2 cannot encode those of IPv4. They are files, and so is addr_gen_mode."""
+        """Set attributes, up last. pyroute2 cannot encode those of IPv4. They are files, and so is addr_gen_mode."""
+        ups = {name: value for name, value in values.items() if name == "up"}
+        values = {name: value for name, value in values.items() if name != "up"}
         flags = {_NLA_MAP[PORT[name].number][0]: value for name, value in values.get("bridge_port", {}).items()}
         for words in (_words(values, indexes), flags and flags | {"kind": "bridge_slave"}):
             if words:
@@ -68,6 +70,8 @@ class Connection(OneByOne):
         for name in (*IPV4, *IPV6):
             if name in values:
                 sysctl.write(device, name, values[name])
+        if ups:
+            self._ipr.link("set", index=indexes[device], **_words(ups, indexes))
 
 
 def _words(values: Mapping[str, Any], indexes: Mapping[str, int]) -> dict[str, Any]:

@@ -40,14 +40,13 @@ from hybridvif.model.settings import Settings
 
 
 class _Frozen:
-    """Base of a frozen dataclass whose mappings are read-only copies."""
+    """Base of a frozen dataclass whose mappings are read-only. A mapping is copied, except for a MappingProxyType."""
 
     __slots__: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            # A proxy is of this module, which keeps no reference to its dict.
             if type(value) is not MappingProxyType and isinstance(value, Mapping):
                 object.__setattr__(self, name, MappingProxyType(dict(value)))
 

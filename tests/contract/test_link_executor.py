@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from hypothesis import given
@@ -30,6 +34,7 @@ from hybridvif.privileged.execute import installed
 from hybridvif.testing.contract.bench import wrong
 from tests.contract.bench import Bench, possible, sampled, states
 from tests.functional.conftest import make_port
+from tests.support.sizes import FULL
 from tests.support.strategies import the
 
 EXECUTORS = [name for name in installed(Role.LINK) if name != "recording"]
@@ -62,7 +67,40 @@ def test_each_step_does_what_simulate_says(standing: Bench, state: HostState, ta
     assert plan(standing.see(), target) == ()
 
 
-"""Down, so that STP does not change the state of its ports during the test."""
+FLOOD = str(Path(__file__).parents[1] / "support" / "flood.py")
+ROUNDS = 20 if FULL else 3
+OPEN = ("all.rp_filter=0", "default.rp_filter=0", "all.forwarding=1")
+
+
+@pytest.fixture
+def open_host(bench: Bench) -> Iterator[Bench]:
+    """A host that takes packets on any device of which the settings are not complete."""
+    bench.sh("ip addr add 198.51.100.1/32 dev lo; ip route add 203.0.113.0/24 dev lo")
+    before = bench.sh("sysctl " + " ".join(f"net.ipv4.conf.{word.split('=')[0]}" for word in OPEN)).replace(" = ", "=")
+    bench.sh("sysctl -qw " + " ".join(f"net.ipv4.conf.{word}" for word in OPEN))
+    yield bench
+    bench.sh(
+        f"sysctl -qw {' '.join(before.split())}; ip addr del 198.51.100.1/32 dev lo; ip route flush 203.0.113.0/24"
+    )
+
+
+@pytest.mark.parametrize("way", [(QVO, QVB), (QVB, QVO)], ids=["to qvb", "to qvo"])
+@pytest.mark.parametrize("destination", ["own", "01:80:c2:00:00:0e"])
+@pytest.mark.parametrize("master", [QBR, ""])
+def test_no_packet_reaches_the_host_while_a_pair_is_created(
+    open_host: Bench, master: str, destination: str, way: tuple[str, str]
+) -> None:
+    for _ in range(ROUNDS):
+        line = [sys.executable, "-P", FLOOD, *way, destination]
+        with open_host.box.popen(line, stdin=PIPE, stdout=PIPE) as flooded:
+            assert flooded.stdout
+            assert flooded.stdout.readline() == "ready\n"
+            for part in (BRIDGE, replace(VETH, master=master)):
+                (outcome,) = open_host.do(Create(part))
+                assert outcome.result is Result.DONE, outcome
+            received, _ = flooded.communicate(timeout=20)
+        assert int(received) == 0
+        open_host.sweep()
 
 
 def test_a_switch_end_that_the_kernels_datapath_holds_is_in_order(bench: Bench) -> None:

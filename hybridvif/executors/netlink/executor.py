@@ -12,7 +12,7 @@ import itertools
 import os
 import socket
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import ClassVar
 
 from hybridvif.executors.base import ExecutorError, Failure, StepFailed, internal_error, untried
@@ -268,11 +268,15 @@ def _index_of(device: str, action: str) -> int:
 
     A Get would take the lock of all links, and the decoding of all attributes.
     """
-    with suppress(OSError):
+    try:
         index = socket.if_nametoindex(device)
         # The kernel finds a device by an alternative name, too.
         if socket.if_indextoname(index) == device:
             return index
+    except OSError as error:
+        # Before Python 3.12 it has no errno.
+        if error.errno not in (None, errno.ENODEV, errno.ENXIO):
+            raise
     raise StepFailed(f"{action}: it was renamed at once; is udev configured to?", retry=True)
 
 

@@ -1,8 +1,8 @@
 """Steps -> operations on devices: one recipe, which every link executor carries out in its own way.
 
-The order keeps three rules. IPv6 is off before a device is first up. No MTU rises to 1280 after that, because the
-device would get IPv6 back with the kernel's defaults. STP comes before the forward delay, because the kernel raises the
-delay with it and rejects a small one while it runs (ERANGE). A new device is set by one message if possible: each takes
+The order keeps four rules. IPv6 is off before a device is first up. No MTU rises to 1280 after that, because the device
+would get IPv6 back with the kernel's defaults. STP comes before the forward delay, because the kernel raises the delay
+with it and rejects a small one while it runs (ERANGE). All that one message can set goes into one, because each takes
 the lock of all links.
 """
 
@@ -138,15 +138,16 @@ def _create_bridge(bridge: Bridge, mac: str) -> list[Operation]:
     return [
         Add("bridge", bridge.name, options | {"mtu": bridge.mtu ^ 1, "mac": mac}),
         *([] if bridge.disable_ipv6 is None else [Sysctl(bridge.name, "disable_ipv6", int(bridge.disable_ipv6))]),
-        # It is up before the IPv4 settings, in the same message. No device has joined it yet.
+        # No device has joined it yet, so it receives no packet.
         Set(bridge.name, {**values, **HOST_IPV4_OFF, **_address_generation(bridge.addr_gen_mode, bridge.mtu)}),
     ]
 
 
 def _create_veth(veth: Veth) -> list[Operation]:
-    """Create a veth pair. Neither end has carrier before the near one is up, so none receives a packet.
+    """Create a veth pair. Until the near end is up neither has carrier, so neither receives a packet.
 
-    The far end has all its settings by then. The packets of the near end are the bridge's, whatever its settings.
+    The far end has all its settings by then. It sends only after the message that sets the near end up: its queue is
+    started under the lock of all links (net/core/link_watch.c). Executors without such messages set an end up last.
     """
     joined = {"master": veth.master} if veth.master else {}
     near: dict[str, object] = {"promisc": veth.promisc, "mtu": veth.mtu, "noarp": True}

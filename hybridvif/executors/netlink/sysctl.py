@@ -1,7 +1,7 @@
 """Per-device settings under /proc/sys/net.
 
-Only these files of the devices of a port are written. Every link executor writes those of IPv6, because netlink cannot
-set disable_ipv6; those without netlink write the others. /proc/sys/net follows the network namespace of the thread that
+Only these files of the devices of a port are written. Every link executor writes disable_ipv6, because netlink cannot
+set it; those without netlink write the others. /proc/sys/net follows the network namespace of the thread that
 opens it (sysfs does not). Each directory is named after the device, so no symbolic link leads elsewhere.
 """
 
