@@ -384,15 +384,15 @@ def _objections(state: HostState, step: Step) -> Iterator[Objection]:
     if isinstance(step, Replace):
         yield from _objections_to_replace(state, step)
     elif isinstance(step, Create):
-        yield from _objections_to_create(state, part)
+        yield from _objections_to_create(state, part, found)
     elif found is not None:
         yield from _objections_to_part(step, found)
         if isinstance(step, Update):
             yield from _objections_to_update(state, step, found)
 
 
-def _objections_to_create(state: HostState, part: Part) -> Iterator[Objection]:
-    if is_there(state, part):
+def _objections_to_create(state: HostState, part: Part, found: Part | None) -> Iterator[Objection]:
+    if found is not None:
         yield Objection(f"{part.name} has appeared since the host was observed", retry=True)
     if isinstance(part, Veth) and part.peer in state.links:
         yield Objection(f"{part.peer} has appeared since the host was observed", retry=True)
