@@ -218,19 +218,18 @@ def _processes() -> dict[str, list[int]]:
     return found
 
 
-def _used(processes: Mapping[str, Iterable[int]]) -> dict[str, float]:
-    """Return the CPU seconds so far, by process. The client's are with those of its commands."""
+def _used(processes: Mapping[str, Iterable[int]]) -> dict[tuple[str, int], float]:
+    """Return the CPU seconds so far, by process and pid. The client's are with those of its commands."""
     own, ticks = os.times(), os.sysconf("SC_CLK_TCK")
-    used = {"client": own.user + own.system + own.children_user + own.children_system}
+    used = {("client", os.getpid()): own.user + own.system + own.children_user + own.children_system}
     for process, pids in processes.items():
-        used[process] = 0.0
         for pid in pids:
             try:
                 with open(f"/proc/{pid}/stat", encoding="ascii") as file:
                     user, system = file.read().rpartition(")")[2].split()[11:13]
             except OSError:
                 continue
-            used[process] += (int(user) + int(system)) / ticks
+            used[process, pid] = (int(user) + int(system)) / ticks
     return used
 
 
@@ -253,7 +252,10 @@ def main(name: str, socket: str) -> None:
         _carry_out(contender, order["verb"], ports, order["threads"])
         seconds = time.perf_counter() - started
         processes = _processes()
-        cpu = {process: used - before[process] for process, used in _used(processes).items()}
+        cpu = dict.fromkeys(("client", *processes), 0.0)
+        # A process that has ended meanwhile is the daemon of the contender before.
+        for (process, pid), used in _used(processes).items():
+            cpu[process] += used - before.get((process, pid), 0.0)
         sys.stdout.write(json.dumps({"seconds": seconds, "cpu": cpu, "rss": _memory(processes["daemon"])}) + "\n")
         sys.stdout.flush()
 
