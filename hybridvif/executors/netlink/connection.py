@@ -72,6 +72,11 @@ MAX_GROUP_SIZE = 50
 
 With the userspace datapath, the packets of all VMs wait too.
 """
+GROUP_PAUSE = 0.03
+"""Seconds between the moves into a full group and its delete. ovs-vswitchd reads the moved devices meanwhile.
+
+Without a pause it may wait for two or three groups together.
+"""
 DELETE_TIME = 0.04
 """Seconds per device of a group, at most. It is a quarter of that on an idle machine.
 
@@ -185,6 +190,8 @@ class Connection:
         group = secrets.randbelow(LAST - FIRST) + FIRST
         moves = [NetlinkRequest(RTM_NEWLINK, NLM_F_ACK, _link({"group": group}, {}, index)) for index in indexes]
         responses = self._channel.exchange(moves)
+        if len(deletes) == MAX_GROUP_SIZE:
+            time.sleep(GROUP_PAUSE)
         if any(isinstance(response, Rejected) for response in responses) or self._members(group) != set(indexes):
             return False
         (response,) = self._channel.exchange([delete_group(group)])
