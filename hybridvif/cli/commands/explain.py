@@ -149,8 +149,9 @@ def _lines(
             yield "  It is written when its part is created, and never compared or changed afterwards."
         yield from (f"  {BUG}{bug}" for bug in of["bugs"])
     for code in codes:
-        number = code["exit_code"]
-        yield paint(f"exit code {number}" if number is not None else str(code["code"]), "bold")
+        name, number = code["code"], code["exit_code"]
+        suffix = "" if number is None else f" (exit code {number})"
+        yield paint(f"exit code {number}" if name == str(number) else f"{name}{suffix}", "bold")
         yield f"  {code['text']}"
 
 

@@ -1,8 +1,9 @@
 """Per-device settings under /proc/sys/net.
 
-Only these files of the devices of a port are written. Every link executor writes disable_ipv6, because netlink cannot
-set it; those without netlink write the others. /proc/sys/net follows the network namespace of the thread that
-opens it (sysfs does not). Each directory is named after the device, so no symbolic link leads elsewhere.
+Only these files of the devices of a port are written. Netlink cannot set disable_ipv6. Executors with netlink also write
+addr_gen_mode of an existing device here, and the others write all settings here. /proc/sys/net follows the network
+namespace of the thread that opens it (sysfs does not). Each directory is named after the device, so no symbolic link
+leads elsewhere.
 """
 
 from __future__ import annotations

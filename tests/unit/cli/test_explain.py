@@ -76,8 +76,8 @@ def test_every_code_is_explained() -> None:
 def test_exit_codes_are_those_of_the_command() -> None:
     for number, text in EXIT_CODES.items():
         assert text_of(answer_of(str(number))) == f"exit code {number}\n  {text}"
-    assert text_of(answer_of("name-collision")).startswith("exit code 6\n")
-    assert text_of(answer_of("configured")).startswith("exit code 65\n")
+    assert text_of(answer_of("name-collision")).startswith("name-collision (exit code 6)\n")
+    assert text_of(answer_of("configured")).startswith("configured (exit code 65)\n")
     assert text_of(answer_of("internal")).startswith("internal\n")
 
 
