@@ -33,7 +33,8 @@ from hybridvif.executors.netlink.operations import (
     Sysctl,
     operations_of,
 )
-from hybridvif.executors.ovs_rows import IDS, SOCKET, changed_ids, columns_at_creation, ids_of, options_of
+from hybridvif.executors.ovs_rows import IDS, Operation as RowOperation, columns_at_creation, elements, ids_of
+from hybridvif.executors.ovsdb.transaction import interface_changes, interface_columns
 from hybridvif.executors.side_effects import (
     INTERFACE,
     PATCH,
@@ -58,6 +59,9 @@ for flags in (0x1002, 0x1102):
 fcntl.ioctl(tap, 0x400454cc, 0)
 """
 """`ip tuntap` cannot attach to an existing tap. The numbers are those of executors/netlink/tap.py."""
+
+_VERBS = {"insert": "add", "delete": "remove"}
+"""Words of ovs-vsctl for the mutations of a row."""
 
 Line = Command | Sysctl | Own
 
@@ -160,69 +164,99 @@ def ivs_line(step: Step) -> Command:
 
 
 def switch_words(step: Step, socket_dir: str = SOCKET_DIR) -> list[str]:
-    """Return the words of one step in an ovs-vsctl command line; each command begins with `--`."""
+    """Return the words of one step in an ovs-vsctl command line; each command begins with `--`.
+
+    A row is changed as by the executors of Open vSwitch, but found by its name.
+    """
     match step:
-        case Create(OvsPort() as port):
-            words = ["--", "add-port", port.bridge, port.name]
-            words += _set_words("Interface", port, *_keys("external_ids", ids_of(port)))
-            columns = [f"{name}={value}" for name, value in columns_at_creation(port).items()]
+        case Create(OvsPort(name=name) as port):
+            words = ["--", "add-port", port.bridge, name]
+            words += ["--", "set", "Interface", name, *_keys("external_ids", ids_of(port))]
+            words += _columns(interface_columns(port, socket_dir))
+            columns = [f"{column}={value}" for column, value in columns_at_creation(port).items()]
             if port.qos_type:
                 qos_ids = _keys("external_ids", qos_ids_of(port))
-                words += ["--", f"--id=@{port.name}", "create", "QoS", f"type={port.qos_type}", *qos_ids]
-                columns.append(f"qos=@{port.name}")
-            words += _set_words("Port", port, *columns)
-            words += _type_words(port, socket_dir) if port.type else []
-            return words + (_mtu_words(port) if port.mtu_request else [])
-        case Update(OvsPort() as before, OvsPort() as after):
-            return list(_update_words(before, after, changes_of(step), socket_dir))
+                words += ["--", f"--id=@{name}", "create", "QoS", f"type={port.qos_type}", *qos_ids]
+                columns.append(f"qos=@{name}")
+            return words + (["--", "set", "Port", name, *columns] if columns else [])
+        case Update(OvsPort(name=name) as before, OvsPort() as after):
+            changes = changes_of(step)
+            if isinstance(after, VhostUserPort) and "realized" in changes:
+                # Writing the same value is no change, but makes ovs-vswitchd retry the port.
+                changes["type"] = after.type
+            operations = interface_changes(after, name, changes, socket_dir)
+            words = [word for operation in operations for word in words_of(operation)]
+            if "bridge" in changes:
+                # Moved, not deleted and added: row, ofport and other_config remain. Each @name is defined once.
+                words += ["--", f"--id=@{name}", "get", "Port", name]
+                words += ["--", "remove", "Bridge", before.bridge, "ports", f"@{name}"]
+                words += ["--", "add", "Bridge", after.bridge, "ports", f"@{name}"]
+            return words
         case Delete(OvsPort(name=name)):
             return ["--", "--if-exists", "del-port", name]
     raise ValueError(f"no recipe for {type(step).__name__} {step.part.kind} {step.part.name}")
 
 
-def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object], socket_dir: str) -> Iterator[str]:
-    name = after.name
-    for key, value in changed_ids(after, changes).items():
-        if value:
-            yield from _set_words("Interface", after, *_keys("external_ids", {key: value}))
-        else:
-            yield from ("--", "remove", "Interface", name, "external_ids", key)
-    again = isinstance(after, VhostUserPort) and "realized" in changes
-    if again or {"type", "socket_as_configured"} & changes.keys():
-        # Writing the same value is no change, but makes ovs-vswitchd retry the port.
-        yield from _type_words(after, socket_dir)
-    if "mtu_request" in changes:
-        yield from _mtu_words(after)
-    if changes.get("converting") == "":
-        yield from _set_words("Interface", after, "ofport_request=[]")
-    if "bridge" in changes:
-        # Moved, not deleted and added: row, ofport and other_config remain. A command line may define each @name once.
-        yield from ("--", f"--id=@{name}", "get", "Port", name)
-        yield from ("--", "remove", "Bridge", before.bridge, "ports", f"@{name}")
-        yield from ("--", "add", "Bridge", after.bridge, "ports", f"@{name}")
-
-
-def _type_words(port: OvsPort, socket_dir: str) -> list[str]:
-    options = _keys("options", options_of(port, socket_dir))
-    words = _set_words("Interface", port, f"type={json.dumps(port.type)}", *options)
-    if not options and isinstance(port, VhostUserPort):
-        words += ["--", "remove", "Interface", port.name, "options", SOCKET]
-    elif not options:
-        words += ["--", "clear", "Interface", port.name, "options"]
-    return words
-
-
-def _mtu_words(port: OvsPort) -> list[str]:
-    return _set_words("Interface", port, f"mtu_request={port.mtu_request or '[]'}")
-
-
-def _set_words(table: str, port: OvsPort, *columns: str) -> list[str]:
-    return ["--", "set", table, port.name, *columns] if columns else []
-
-
 def _keys(column: str, values: Mapping[str, str]) -> list[str]:
     """Return keys of a map with their values, quoted so that no part of them has another meaning."""
     return [f"{column}:{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def words_of(operation: RowOperation) -> list[str]:
+    """Return an operation of OVSDB (RFC 7047, 5.2) as words of ovs-vsctl; none for `wait`, which it has no word for.
+
+    ovs-vsctl verifies the rows that it reads itself. It notices no change between the read of the daemon and its own.
+    """
+    match operation:
+        case {"op": "insert", "table": table, "row": row, "uuid-name": name}:
+            return ["--", f"--id=@{name}", "create", table, *_columns(row)]
+        case {"op": "update", "table": table, "where": where, "row": row}:
+            return ["--", "set", table, _record(where), *_columns(row)]
+        case {"op": "mutate", "table": table, "where": where, "mutations": mutations}:
+            words = []
+            for column, verb, value in mutations:
+                words += ["--", _VERBS[verb], table, _record(where), column, *_values(value)]
+            return words
+        case {"op": "delete", "table": table, "where": where}:
+            return ["--", "--if-exists", "destroy", table, _record(where)]
+    return []
+
+
+def _record(where: Sequence[Any]) -> str:
+    """Return the name or the uuid of the row of a condition. Open_vSwitch has one row, and needs none."""
+    match where:
+        case [[_, "==", ["uuid", name]]] | [[_, "==", name]]:
+            return str(name)
+    return "."
+
+
+def _columns(row: Mapping[str, Any]) -> Iterable[str]:
+    return (f"{column}={value_text(value)}" for column, value in row.items())
+
+
+def _values(value: Any) -> list[str]:
+    """Return the elements of a set or a map, each as a word."""
+    if value[0] == "map":
+        return [f"{value_text(key)}={value_text(item)}" for key, item in value[1]]
+    return [value_text(element) for element in elements(value)]
+
+
+def value_text(value: Any) -> str:
+    """Return a value of OVSDB in the syntax of ovs-vsctl, quoted so that no part of it has another meaning.
+
+    >>> value_text(["map", [["a", "1,b"]]]), value_text(["set", [1, 2]]), value_text(7)
+    ('{"a"="1,b"}', '[1,2]', '7')
+    """
+    match value:
+        case ["map", pairs]:
+            return "{" + ",".join(f"{value_text(key)}={value_text(item)}" for key, item in pairs) + "}"
+        case ["set", items]:
+            return "[" + ",".join(map(value_text, items)) + "]"
+        case ["uuid", uuid]:
+            return str(uuid)
+        case ["named-uuid", name]:
+            return f"@{name}"
+    return json.dumps(value)
 
 
 # -- the shell script of `hybridvif plan -f shell` ---------------------------------------------------------------------

@@ -17,7 +17,6 @@ are of Neutron's agent, QoS and policing of Neutron or the operator. The id of a
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -205,24 +204,6 @@ def ids_after(step: Replace, found: Row) -> dict[str, str]:
 def requested_ofport(found: Row) -> dict[str, int]:
     """Return the OpenFlow port number to request, so that the flows of the port go on to match."""
     return {"ofport_request": found.ofport} if found.ofport and found.ofport > 0 else {}
-
-
-def text_of(value: Any) -> str:
-    """Return a value of OVSDB in the syntax of ovs-vsctl, quoted so that no part of it has another meaning.
-
-    >>> text_of(["map", [["a", "1,b"]]]), text_of(["set", [1, 2]]), text_of(7)
-    ('{"a"="1,b"}', '[1,2]', '7')
-    """
-    match value:
-        case ["map", pairs]:
-            return "{" + ",".join(f"{text_of(key)}={text_of(item)}" for key, item in pairs) + "}"
-        case ["set", items]:
-            return "[" + ",".join(map(text_of, items)) + "]"
-        case ["uuid", uuid]:
-            return str(uuid)
-        case ["named-uuid", name]:
-            return f"@{name}"
-    return json.dumps(value)
 
 
 # -- the rows of these on a host ---------------------------------------------------------------------------------------

@@ -8,22 +8,21 @@ after `--`, so no value can be read as an option.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, StepFailed
 from hybridvif.executors.command import Program
-from hybridvif.executors.ovs_rows import Operation, elements, error_in
+from hybridvif.executors.command_lines import words_of
+from hybridvif.executors.ovs_rows import Operation, error_in
 from hybridvif.executors.ovsdb.executor import ROWS_CHANGED, OvsdbExecutor, Unanswered
 from hybridvif.executors.ovsdb.rpc import FAILURES, Database, Expired, numeric, tls_files
-from hybridvif.executors.side_effects import text_of
 from hybridvif.model.report import Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Observed
 
 _ROWS_CHANGED = ("constraint violation", "referential integrity violation", "no row")
 """Errors of ovs-vsctl if rows have changed since they were read."""
-_VERBS = {"insert": "add", "delete": "remove"}
 
 
 class VsctlExecutor(OvsdbExecutor):
@@ -62,42 +61,3 @@ class VsctlExecutor(OvsdbExecutor):
         if error_in(results):
             raise Unanswered(Result.CONFIGURED, NOT_ACKNOWLEDGED)
         return results
-
-
-def words_of(operation: Operation) -> list[str]:
-    """Return an operation (RFC 7047, 5.2) as words of ovs-vsctl; none for `wait`, which it has no word for.
-
-    ovs-vsctl verifies the rows that it reads itself. It notices no change between the read of the daemon and its own.
-    """
-    match operation:
-        case {"op": "insert", "table": table, "row": row, "uuid-name": name}:
-            return ["--", f"--id=@{name}", "create", table, *_columns(row)]
-        case {"op": "update", "table": table, "where": where, "row": row}:
-            return ["--", "set", table, _record(where), *_columns(row)]
-        case {"op": "mutate", "table": table, "where": where, "mutations": mutations}:
-            words = []
-            for column, verb, value in mutations:
-                words += ["--", _VERBS[verb], table, _record(where), column, *_values(value)]
-            return words
-        case {"op": "delete", "table": table, "where": where}:
-            return ["--", "--if-exists", "destroy", table, _record(where)]
-    return []
-
-
-def _record(where: Sequence[Any]) -> str:
-    """Return the name or the uuid of the row of a condition. Open_vSwitch has one row, and needs none."""
-    match where:
-        case [[_, "==", ["uuid", name]]] | [[_, "==", name]]:
-            return str(name)
-    return "."
-
-
-def _columns(row: Mapping[str, Any]) -> Iterable[str]:
-    return (f"{column}={text_of(value)}" for column, value in row.items())
-
-
-def _values(value: Any) -> list[str]:
-    """Return the elements of a set or a map, each as a word."""
-    if value[0] == "map":
-        return [f"{text_of(key)}={text_of(item)}" for key, item in value[1]]
-    return [text_of(element) for element in elements(value)]

@@ -40,7 +40,7 @@ def row_operations(
                 added[port.bridge].append(["named-uuid", f"port_of_step{index}"])
             case Update(_, OvsPort() as port):
                 found, changes = snapshot.rows[port.name], changes_of(step)
-                operations += [_unchanged(found), *_change(port, found, changes, socket_dir)]
+                operations += [_unchanged(found), *interface_changes(port, found.uuid, changes, socket_dir)]
                 if "bridge" in changes:
                     # Moved, not deleted and added: row, ofport and other_config remain.
                     removed[str(found.bridge)].append(["uuid", found.port_uuid])
@@ -114,16 +114,26 @@ def _create_bridge(name: str, datapath_type: str, suffix: str) -> list[Operation
 
 def _create_port(port: OvsPort, suffix: str, snapshot: Snapshot, socket_dir: str) -> list[Operation]:
     interface: dict[str, Any] = {"name": port.name, "external_ids": _map(ovs_rows.ids_of(port))}
+    interface |= interface_columns(port, socket_dir, mtu_request=snapshot.has_mtu_request)
     row = {"name": port.name, "interfaces": ["named-uuid", f"interface{suffix}"], **ovs_rows.columns_at_creation(port)}
     operations = []
-    if port.type:
-        interface |= {"type": port.type, "options": _map(ovs_rows.options_of(port, socket_dir))}
-    if port.mtu_request and snapshot.has_mtu_request:
-        interface["mtu_request"] = port.mtu_request
     if port.qos_type:
         operations.append(_insert("QoS", suffix, {"type": port.qos_type, "external_ids": _map(qos_ids_of(port))}))
         row["qos"] = ["named-uuid", f"qos{suffix}"]
     return [*operations, _insert("Interface", suffix, interface), _insert("Port", suffix, row)]
+
+
+def interface_columns(port: OvsPort, socket_dir: str, *, mtu_request: bool = True) -> dict[str, Any]:
+    """Return the columns that an Interface is created with, except name and external_ids.
+
+    mtu_request: the switch has this column.
+    """
+    columns: dict[str, Any] = {}
+    if port.type:
+        columns = {"type": port.type, "options": _map(ovs_rows.options_of(port, socket_dir))}
+    if port.mtu_request and mtu_request:
+        columns["mtu_request"] = port.mtu_request
+    return columns
 
 
 def _replace_port(step: Replace, suffix: str, snapshot: Snapshot, effects: SideEffects) -> list[Operation]:
@@ -152,7 +162,8 @@ def _unchanged(row: Row) -> Operation:
     return _wait("Interface", _is(row.uuid), {"external_ids": _map(row.external_ids)})
 
 
-def _change(port: OvsPort, found: Row, changes: Mapping[str, object], socket_dir: str) -> list[Operation]:
+def interface_changes(port: OvsPort, uuid: str, changes: Mapping[str, object], socket_dir: str) -> list[Operation]:
+    """Return the changes of the Interface of this uuid, except those of its bridge."""
     ids = ovs_rows.changed_ids(port, changes)
     mutations = _replace("external_ids", ids) if ids else []
     row: dict[str, Any] = {}
@@ -168,8 +179,8 @@ def _change(port: OvsPort, found: Row, changes: Mapping[str, object], socket_dir
         row["mtu_request"] = changes["mtu_request"] or NOTHING
     if changes.get("converting") == "":
         row["ofport_request"] = NOTHING
-    operations = [_mutate("Interface", [_is(found.uuid)], *mutations)] if mutations else []
-    return [*operations, _update("Interface", found.uuid, row)] if row else operations
+    operations = [_mutate("Interface", [_is(uuid)], *mutations)] if mutations else []
+    return [*operations, _update("Interface", uuid, row)] if row else operations
 
 
 def _replace(column: str, values: Mapping[str, str]) -> list[Any]:

@@ -135,6 +135,10 @@ def test_row_in_another_bridge_is_moved_and_not_deleted() -> None:
     words = switch_words(Update(replace(ROW, bridge="br-old"), ROW))
     assert "del-port" not in words
     assert words[:5] == ["--", f"--id=@{QVO}", "get", "Port", QVO]
+    assert words[5:] == [
+        *("--", "remove", "Bridge", "br-old", "ports", f"@{QVO}"),
+        *("--", "add", "Bridge", "br-int", "ports", f"@{QVO}"),
+    ]
 
 
 @pytest.mark.parametrize("step", [Create(Tap(name=PORT.names.tap, master="")), Create(IvsPort(name=QVO))])
@@ -154,8 +158,8 @@ def test_update_writes_only_differences() -> None:
 @pytest.mark.parametrize(
     ("mode", "kind"),
     [
-        ("client", "'type=\"dpdkvhostuser\"' -- remove Interface vhu5f2c0e1a-7b options vhost-server-path"),
-        ("server", "'type=\"dpdkvhostuserclient\"' 'options:vhost-server-path=\"/run/s/vhu5f2c0e1a-7b\"'"),
+        ("client", "'type=\"dpdkvhostuser\"' 'options={}'"),
+        ("server", '\'type="dpdkvhostuserclient"\' \'options={"vhost-server-path"="/run/s/vhu5f2c0e1a-7b"}\''),
     ],
 )
 def test_vhost_user_port_is_created_in_one_line(mode: str, kind: str) -> None:
@@ -163,7 +167,7 @@ def test_vhost_user_port_is_created_in_one_line(mode: str, kind: str) -> None:
     (line,) = script_lines([plan(NOTHING, wiring)], settings=Settings(vhost_socket_dir="/run/s"))
     assert line.startswith("ovs-vsctl add-port br-int vhu5f2c0e1a-7b -- set Interface vhu5f2c0e1a-7b ")
     assert kind in line
-    assert line.endswith(" -- set Interface vhu5f2c0e1a-7b mtu_request=1450")
+    assert line.endswith(f"{kind} mtu_request=1450")
     gone, qos_goes = script_lines([plan(wiring, NOTHING)])
     assert gone == "ovs-vsctl --if-exists del-port vhu5f2c0e1a-7b"
     assert "find QoS" in qos_goes
@@ -176,12 +180,14 @@ def test_vhost_user_port_is_changed_in_place_and_keeps_other_options() -> None:
         "again": " ".join(switch_words(Update(replace(VHOST_USER, realized=False), VHOST_USER))),
         "moved": " ".join(switch_words(Update(replace(VHOST_USER, socket_as_configured=False), VHOST_USER))),
     }
-    kept = f'-- set Interface {VHOST_USER.name} type="dpdkvhostuserclient"'
-    path = f'options:vhost-server-path="/var/run/openvswitch/{VHOST_USER.name}"'
+    own = f"Interface {VHOST_USER.name} options"
+    path = f'"vhost-server-path"="/var/run/openvswitch/{VHOST_USER.name}"'
+    kind = f'set Interface {VHOST_USER.name} type="dpdkvhostuserclient"'
+    again = f'-- remove {own} "vhost-server-path" -- add {own} {path} -- {kind}'
     assert lines == {
         "mtu": f"-- set Interface {VHOST_USER.name} mtu_request=1500",
         "unset": f"-- set Interface {VHOST_USER.name} mtu_request=[]",
-        "again": f"{kept} {path}",
-        "moved": f"{kept} {path}",
+        "again": again,
+        "moved": again,
     }
     assert "mtu_request" not in switch_words(Create(replace(VHOST_USER, mtu_request=None)))

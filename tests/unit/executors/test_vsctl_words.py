@@ -1,4 +1,4 @@
-"""vsctl: the operations of a transaction as words of ovs-vsctl."""
+"""command_lines: the operations of a transaction as words of ovs-vsctl."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import shlex
 
 import pytest
 
+from hybridvif.executors.command_lines import words_of
 from hybridvif.executors.ovs_rows import NOTHING, Operation
-from hybridvif.executors.vsctl import words_of
 
 UUID = "0b1c2d3e-0000-4000-8000-000000000002"
 ROW = {"table": "Interface", "where": [["_uuid", "==", ["uuid", UUID]]]}
