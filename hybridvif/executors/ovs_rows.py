@@ -38,8 +38,6 @@ IDS = {
     "converting": "hybridvif-converting",
 }
 """Keys of Interface.external_ids that hybridvif owns, by attribute of OvsPort."""
-OPTIONS: Mapping[str, Mapping[str, str]] = {"": {}, PLACEHOLDER_TYPE: {"peer": "nobody"}}
-"""Interface.options of a row named qvo, by type. A patch port needs a peer; this one never exists."""
 SOCKET = "vhost-server-path"
 """The key of Interface.options of a vhu row that hybridvif owns; the others, such as tx-retries-max, are not ours."""
 ISOLATION: Mapping[str, str | int] = {"tag": DEAD_VLAN, "vlan_mode": "trunk", "trunks": DEAD_VLAN}
@@ -291,14 +289,14 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socke
     ids: dict[str, Any] = {attribute: shown(row.external_ids.get(key, "")) for attribute, key in IDS.items()}
     if ids["converting"] not in ("", CONVERTING):
         ids |= {"attached_mac": ids["attached_mac"] or ids["converting"], "converting": CONVERTING}
-    if _is_vhost_user(row.name) and kind in VHOST_USER_TYPES.values():
+    if row.name == names_of_key(key_of(row.name) or "").vhost_user and kind in VHOST_USER_TYPES.values():
         return VhostUserPort(
             name=row.name,
             bridge=row.bridge,
             type=kind,
             realized=(row.ofport or 0) > 0 and not row.error,
             mtu_request=row.mtu_request,
-            socket_as_configured=row.options.get(SOCKET) == options_by_type(row.name, socket_dir)[kind].get(SOCKET),
+            socket_as_configured=row.options.get(SOCKET) == options_of(row.name, kind, socket_dir).get(SOCKET),
             **ids,
         )
     if row.name.startswith("vhu") or kind not in ("", PLACEHOLDER_TYPE):
@@ -315,25 +313,15 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socke
     return cls(name=row.name, bridge=row.bridge, type=kind, realized=realized, mtu_request=row.mtu_request, **ids)
 
 
-def _is_vhost_user(name: str) -> bool:
-    return name == names_of_key(key_of(name) or "").vhost_user
+def options_of(name: str, kind: str, socket_dir: str) -> dict[str, str]:
+    """Return our Interface.options of a row of this name and type.
 
-
-def options_by_type(name: str, socket_dir: str) -> Mapping[str, Mapping[str, str]]:
-    """Return the Interface types that a row of this name may have, each with its Interface.options.
-
-    For a vhost-user port, Open vSwitch chooses its own listening socket. The path of QEMU's socket is an option, as in
-    os-vif.
+    Open vSwitch chooses the socket on which it listens itself. The path of QEMU's socket is an option, as in os-vif.
     """
-    if not _is_vhost_user(name):
-        return OPTIONS
-    listening, connecting = VHOST_USER_TYPES["client"], VHOST_USER_TYPES["server"]
-    return {listening: {}, connecting: {SOCKET: f"{socket_dir}/{name}"}}
-
-
-def options_of(port: OvsPort, socket_dir: str) -> Mapping[str, str]:
-    """Return the Interface.options of a port."""
-    return options_by_type(port.name, socket_dir).get(port.type, {})
+    if kind == VHOST_USER_TYPES["server"]:
+        return {SOCKET: f"{socket_dir}/{name}"}
+    # A patch port needs a peer; this one never exists.
+    return {"peer": "nobody"} if kind == PLACEHOLDER_TYPE else {}
 
 
 def ids_of(port: OvsPort) -> dict[str, str]:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridvif.executors.ovs_rows import IDS, ISOLATION, Operation, options_by_type
+from hybridvif.executors.ovs_rows import IDS, ISOLATION, Operation
 from hybridvif.model.names import DATAPATH_TYPES, MAX_MTU, MIN_MTU, QOS_TYPES, key_of, names_of_key
-from hybridvif.model.parts import VHOST_USER_TYPES
 from hybridvif.model.settings import SOCKET_DIR
 
 _NOTHING = ["set", []]
@@ -28,6 +27,17 @@ _CARRIED = {
     ),
 }
 """Columns of others that a row may carry over from a row of ours."""
+
+
+_SOCKET_TYPE = "dpdkvhostuserclient"
+"""Type of a vhost-user port whose socket is QEMU's."""
+
+
+def options_by_type(name: str, socket_dir: str) -> Mapping[str, Mapping[str, str]]:
+    """Return the Interface types that a row of this name may have, each with its Interface.options."""
+    if name != names_of_key(key_of(name) or "").vhost_user:
+        return {"": {}, "patch": {"peer": "nobody"}}
+    return {"dpdkvhostuser": {}, _SOCKET_TYPE: {"vhost-server-path": f"{socket_dir}/{name}"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +153,7 @@ def _permit_new_kind(name: str, row: Mapping[str, Any], known: Known) -> None:
 
 def _permit_socket(name: str, verb: str, value: Any, known: Known) -> None:
     """Check our option of a vhost-user port."""
-    legal = options_by_type(name, known.socket_dir).get(VHOST_USER_TYPES["server"], {})
+    legal = options_by_type(name, known.socket_dir).get(_SOCKET_TYPE, {})
     ours = [("insert", ["map", [[key, path]]]) for key, path in legal.items()]
     ours += [("delete", ["set", [key]]) for key in legal]
     _require((verb, value) in ours, "changes Interface.options")

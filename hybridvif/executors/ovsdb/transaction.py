@@ -130,7 +130,7 @@ def interface_columns(port: OvsPort, socket_dir: str, *, mtu_request: bool = Tru
     """
     columns: dict[str, Any] = {}
     if port.type:
-        columns = {"type": port.type, "options": _map(ovs_rows.options_of(port, socket_dir))}
+        columns = {"type": port.type, "options": _map(ovs_rows.options_of(port.name, port.type, socket_dir))}
     if port.mtu_request and mtu_request:
         columns["mtu_request"] = port.mtu_request
     return columns
@@ -168,7 +168,7 @@ def interface_changes(port: OvsPort, uuid: str, changes: Mapping[str, object], s
     mutations = _replace("external_ids", ids) if ids else []
     row: dict[str, Any] = {}
     if {"type", "socket_as_configured"} & changes.keys():
-        options = ovs_rows.options_of(port, socket_dir)
+        options = ovs_rows.options_of(port.name, port.type, socket_dir)
         row["type"] = port.type
         if isinstance(port, VhostUserPort):
             # The other options are not ours.
