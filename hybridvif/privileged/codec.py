@@ -74,14 +74,8 @@ def _list_of(value: object, most: int, name: str) -> Sequence[object]:
 
 
 def _encode_step(step: Step) -> list[Any]:
-    match step:
-        case Create(part):
-            return ["create", encode_part(part)]
-        case Update(before, after):
-            return ["update", encode_part(before), encode_part(after)]
-        case Replace(before, after):
-            return ["replace", encode_part(before), encode_part(after)]
-    return ["delete", encode_part(step.part)]
+    parts = (step.before, step.after) if isinstance(step, Update | Replace) else (step.part,)
+    return [type(step).__name__.lower(), *map(encode_part, parts)]
 
 
 def _decode_step(value: object) -> Step:
@@ -163,14 +157,5 @@ def decode_observed(value: Any) -> Observed:
     rows, facts = value
     parts = (_CLASSES[kind](**dict(zip(_TYPES[_CLASSES[kind]], values, strict=True))) for kind, *values in rows)
     by_name = {name: {key: cls._make(fact) for key, fact in facts[name].items()} for name, cls in _NAMED_FACTS.items()}
-    others = {name: _frozen(fact) for name, fact in facts.items() if name not in by_name}
-    return Observed(
-        HostState().with_parts(*parts), Facts(**{**others, **by_name, "serves": frozenset(facts["serves"])})
-    )
-
-
-def _frozen(fact: Any) -> Any:
-    """Return a fact with tuples for lists: JSON has no tuples, and the contract carries it as JSON."""
-    if isinstance(fact, dict):
-        return {name: _frozen(value) for name, value in fact.items()}
-    return tuple(fact) if isinstance(fact, list) else fact
+    others = {**facts, "serves": frozenset(facts["serves"])}
+    return Observed(HostState().with_parts(*parts), Facts(**{**others, **by_name}))

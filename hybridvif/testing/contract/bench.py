@@ -14,6 +14,8 @@ from pathlib import Path
 from subprocess import PIPE
 from typing import Any, Self
 
+import msgpack
+
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError
 from hybridvif.model.parts import ForeignObject, OvsPort, Part, Role, attributes_of, differences
 from hybridvif.model.planner import plan
@@ -22,6 +24,7 @@ from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, Create, Delete, HostState, Observed, Step, simulate
 from hybridvif.privileged import codec, privileges
+from hybridvif.privileged.channel import UNPACKING, pack
 from hybridvif.testing.sandbox.box import Sandbox
 
 Make = Callable[[Settings], Executor]
@@ -298,7 +301,8 @@ class Worker:
         print(json.dumps(request), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         assert line, f"the executor {self._name} ended its process"
-        response: dict[str, Any] = json.loads(line)
+        # As the client of the daemon receives it: with tuples for lists.
+        response: dict[str, Any] = msgpack.unpackb(pack(json.loads(line)), **UNPACKING)
         return response
 
 
