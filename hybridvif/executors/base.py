@@ -23,6 +23,7 @@ from hybridvif.model.state import (
     HostState,
     Objection,
     Observed,
+    Replace,
     Step,
     is_there,
     names_of_step,
@@ -150,6 +151,10 @@ def refused(step: Step, problem: Objection) -> Outcome:
     return Outcome(step, Result.REFUSED, f"refused: {problem.reason}")
 
 
+NOT_TRIED = "not tried, since an earlier step of this port failed"
+"""Reason of an outcome `skipped`."""
+
+
 def untried(step: Step, state: HostState, deadline: float, *, failed: bool) -> Outcome | None:
     """Return the outcome of a step that must not run on a host in this state; None: run it.
 
@@ -157,7 +162,7 @@ def untried(step: Step, state: HostState, deadline: float, *, failed: bool) -> O
     cannot delete, and nothing is built on a missing one.
     """
     if failed and not isinstance(step, Delete):
-        return Outcome(step, Result.SKIPPED, "not tried, since an earlier step of this port failed")
+        return Outcome(step, Result.SKIPPED, NOT_TRIED)
     problem = objection(state, step)
     if problem:
         return refused(step, problem)
@@ -176,6 +181,8 @@ def one_by_one(
     state: the host as just observed. do: carries out one step; a StepFailed or ExecutorError that it raises is the
     outcome of the step.
     """
+    # A conversion deletes nothing after a failure: its VM would be cut off.
+    converted = {key_of(step.part.name) for step in steps if isinstance(step, Replace)}
     outcomes: list[Outcome] = []
     states: dict[str | None, HostState] = {}
     failed: set[str | None] = set()
@@ -184,6 +191,8 @@ def one_by_one(
         # Only the state of this port: each step copies the state, and a host may have a thousand ports.
         before = states.setdefault(key, state.of(names_of_key(key or "")))
         outcome = untried(step, before, deadline, failed=key in failed)
+        if key in failed and key in converted:
+            outcome = Outcome(step, Result.SKIPPED, NOT_TRIED)
         if outcome is None:
             try:
                 do(step)

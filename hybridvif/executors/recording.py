@@ -6,9 +6,11 @@ named `recording` for a configuration. All its outcomes are marked as simulated.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,7 +33,7 @@ from hybridvif.model.parts import (
     Veth,
     VhostUserPort,
 )
-from hybridvif.model.report import Outcome, Result
+from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import (
     Delete,
@@ -40,7 +42,6 @@ from hybridvif.model.state import (
     LinkFact,
     Observed,
     PortFact,
-    Replace,
     Step,
     bearers_of,
     simulate,
@@ -77,8 +78,8 @@ class RecordingHost:
         self.is_filtered = True
         """True if a firewall filters every port, hybrid or native."""
         self._failures: list[tuple[type[Step] | None, str | None, str, bool]] = []
-        self._numbers: dict[str, int] = {}
-        self._last_number = 2
+        # A device keeps its index; a recreated one gets a new index.
+        self._numbers = defaultdict[str, int](itertools.count(4, 2).__next__)
         self._lock = threading.RLock()
         self._noted: dict[str, float] = {}
 
@@ -135,20 +136,9 @@ class RecordingHost:
         return [tuple(self.carry_out(plan)) for plan in plans]
 
     def carry_out(self, steps: Sequence[Step]) -> list[Outcome]:
-        """Carry out the steps and record them; after a failure only deletes of that port are still tried.
-
-        A conversion deletes nothing after a failure: its VM would be cut off.
-        """
+        """Carry out the steps and record them; after a failure only deletes of that port are still tried."""
         with self._lock:
-            # The steps of a conversion depend on each other.
-            is_conversion = any(isinstance(step, Replace) for step in steps)
-            outcomes: list[Outcome] = []
-            for group in [[step] for step in steps] if is_conversion else [steps]:
-                if any(outcome.result is not Result.DONE for outcome in outcomes):
-                    reason = "not tried, since an earlier step of this port failed"
-                    outcomes += [Outcome(step, Result.SKIPPED, reason) for step in group]
-                else:
-                    outcomes += one_by_one(group, self.state, self._carry_out, math.inf)
+            outcomes = one_by_one(steps, self.state, self._carry_out, math.inf)
             return [replace(outcome, simulated=True) for outcome in outcomes]
 
     def _carry_out(self, step: Step) -> None:
@@ -171,22 +161,19 @@ class RecordingHost:
         return tuple(sorted(link.name for link in members))
 
     def _link_facts(self, links: Mapping[str, Link]) -> dict[str, LinkFact]:
-        facts = {}
-        # A device keeps its index; a recreated one gets a new index.
-        self._numbers = {name: number for name, number in self._numbers.items() if name in self.state.links}
-        for link in links.values():
-            if link.name not in self._numbers:
-                self._last_number += 2
-                self._numbers[link.name] = self._last_number
-            facts[link.name] = LinkFact(
-                ifindex=self._numbers[link.name],
+        for name in self._numbers.keys() - self.state.links.keys():
+            del self._numbers[name]
+        return {
+            name: LinkFact(
+                ifindex=self._numbers[name],
                 kind=link.kind,
                 up=getattr(link, "up", True),
-                carrier=not isinstance(link, Tap | ManagedTap | ForeignObject) or link.name in self.carrier,
+                carrier=not isinstance(link, Tap | ManagedTap | ForeignObject) or name in self.carrier,
                 master=getattr(link, "master", ""),
                 mtu=getattr(link, "mtu", 1500),
             )
-        return facts
+            for name, link in links.items()
+        }
 
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:  # noqa: ARG002

@@ -17,7 +17,7 @@ from typing import Any
 from oslo_config import cfg
 
 from hybridvif.engine import config
-from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError, expected
+from hybridvif.executors.base import NOT_REALIZED, NOT_TRIED, Executor, ExecutorError, expected
 from hybridvif.model.errors import ConfigurationError, HybridVifError, PreconditionError, did_you_mean, escaped
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import ManagedTap, Role, Tap, differences
@@ -86,8 +86,7 @@ class PlanProgress:
         is_lost = Result.UNKNOWN in results or self._converts
         skipped = [(index, step) for index, step in self.waiting if is_lost or not isinstance(step, Delete)]
         self.waiting = [numbered for numbered in self.waiting if numbered not in skipped]
-        reason = "not tried, since an earlier step of this port failed"
-        self._outcomes |= {index: Outcome(step, Result.SKIPPED, reason) for index, step in skipped}
+        self._outcomes |= {index: Outcome(step, Result.SKIPPED, NOT_TRIED) for index, step in skipped}
 
     def outcomes(self) -> tuple[Outcome, ...]:
         """Return the outcomes so far, in the order of the plan."""

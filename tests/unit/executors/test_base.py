@@ -10,9 +10,10 @@ import pytest
 
 from hybridvif.executors.base import ExecutorError, one_by_one
 from hybridvif.executors.command import Program
+from hybridvif.model.planner import as_native, plan
 from hybridvif.model.report import Result
-from hybridvif.model.state import NOTHING, Create, Step
-from tests.support.strategies import BRIDGE, VETH
+from hybridvif.model.state import NOTHING, Create, Delete, Replace, Step
+from tests.support.strategies import BRIDGE, PORT, TAP, VETH, WIRING
 
 OTHER = replace(BRIDGE, name="qbr91d3aa02-41", alias="91d3aa02-4100-4c00-8000-000000000003")
 
@@ -37,6 +38,20 @@ def test_one_by_one_exception_fails_only_its_step() -> None:
     assert (made.result, other.result) == (Result.DONE, Result.DONE)
     assert (failed.result, failed.code, failed.retry) == (Result.FAILED, "error", False)
     assert failed.reason == f"the executor failed at {VETH.name}: KeyError; see the daemon's log"
+
+
+def test_one_by_one_failed_conversion_deletes_nothing() -> None:
+    def do(step: Step) -> None:
+        if isinstance(step, Replace):
+            raise ExecutorError("the switch is gone")
+
+    running = WIRING.with_parts(TAP)
+    steps = plan(running, as_native(WIRING, PORT.id, running))
+    outcomes = one_by_one(steps, running, do, time.monotonic() + 60)
+    first = next(index for index, step in enumerate(steps) if isinstance(step, Replace))
+    assert any(isinstance(step, Delete) for step in steps[first:])
+    later = [Result.SKIPPED] * (len(steps) - first - 1)
+    assert [outcome.result for outcome in outcomes] == [Result.DONE] * first + [Result.FAILED, *later]
 
 
 def test_program_after_deadline_is_not_started(tmp_path: Path) -> None:
