@@ -48,7 +48,7 @@ from hybridvif.executors.side_effects import (
 )
 from hybridvif.model.parts import ROOT, IvsPort, OvsPort, Role, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR, Settings
-from hybridvif.model.state import Create, Delete, Replace, Step, Update, changes_of, names_of_step, role_of
+from hybridvif.model.state import Create, Delete, Replace, Step, Update, changes_of, role_of
 
 _ATTACH = """import contextlib, fcntl, struct, sys
 tap = open("/dev/net/tun", "r+b", 0)
@@ -274,36 +274,30 @@ def script_lines(
     """
     existing = set(bridges)
     for steps in plans:
-        for batch in _switch_batches(steps):
-            if role_of(batch[0]) is Role.LINK:
-                for step in batch:
-                    yield from (_in_shell(line) for line in link_lines(step))
-            elif isinstance(batch[0].part, IvsPort):
-                yield from (str(ivs_line(step)) for step in batch)
+        for step in steps:
+            if role_of(step) is Role.LINK:
+                yield from (_in_shell(line) for line in link_lines(step))
+            elif isinstance(step.part, IvsPort):
+                yield str(ivs_line(step))
+            elif isinstance(step, Replace):
+                yield from _replace_lines(step)
             else:
-                yield from _ovs_lines(batch, existing, settings)
-                existing |= bridges_to_create(batch, existing, settings.creates).keys()
+                yield from _ovs_lines(step, existing, settings)
+                existing |= bridges_to_create([step], existing, settings.creates).keys()
+        bridge_of = {step.part.name: getattr(step.part, "bridge", None) for step in steps if isinstance(step, Delete)}
+        yield from (_trunk_line(shlex.quote(name)) for name in removable_trunks(steps, bridge_of, settings))
 
 
-def _ovs_lines(batch: Sequence[Step], existing: Collection[str], settings: Settings) -> Iterator[str]:
-    """Return the transaction of a batch, and the side effects of its ports."""
-    if isinstance(batch[0], Replace):
-        # No other step is about the same rows, so it is alone.
-        yield from _replace_lines(batch[0])
-        return
-    leaving = {step.part.name: step.part for step in batch if isinstance(step, Delete)}
-    qos = ports_with_qos(batch)
-    yield from (_qos_line(name) for name in qos if name not in leaving)
-    made = bridges_to_create(batch, existing, settings.creates)
+def _ovs_lines(step: Step, existing: Collection[str], settings: Settings) -> list[str]:
+    """Return the transaction of a step, and the deletion of QoS rows that belongs to it."""
     words = []
-    for name, kind in sorted(made.items()):
+    for name, kind in bridges_to_create([step], existing, settings.creates).items():
         words += ["--", "add-br", name]
         words += ["--", "set", "Bridge", name, f"datapath_type={kind}"] if kind else []
-    words += [word for step in batch for word in switch_words(step, socket_dir=settings.vhost_socket_dir)]
-    yield shlex.join(["ovs-vsctl", *words[1:]])
-    yield from (_qos_line(name) for name in qos if name in leaving)
-    trunks = removable_trunks(batch, {name: getattr(part, "bridge", None) for name, part in leaving.items()}, settings)
-    yield from map(_trunk_line, map(shlex.quote, trunks))
+    words += switch_words(step, socket_dir=settings.vhost_socket_dir)
+    line = shlex.join(["ovs-vsctl", *words[1:]])
+    qos = [_qos_line(name) for name in ports_with_qos([step])]
+    return [line, *qos] if isinstance(step, Delete) else [*qos, line]
 
 
 def _replace_lines(step: Replace) -> Iterator[str]:
@@ -352,20 +346,3 @@ def _trunk_line(bridge: str) -> str:
 def _in_shell(line: Line) -> str:
     """Return a line that ends `sh -e` only if the executor would report a failure."""
     return f"{text_of(line)} || true" if isinstance(line, Command) and line.absent else text_of(line)
-
-
-def _switch_batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
-    """Split the steps into runs of one role.
-
-    No two steps about one part share a transaction: changes that cancel out would be no change to Open vSwitch.
-    """
-    batch: list[Step] = []
-    for step in steps:
-        names = {name for earlier in batch for name in names_of_step(earlier)}
-        again = role_of(step) is Role.SWITCH and not names.isdisjoint(names_of_step(step))
-        if batch and (role_of(step) is not role_of(batch[0]) or again):
-            yield batch
-            batch = []
-        batch.append(step)
-    if batch:
-        yield batch
