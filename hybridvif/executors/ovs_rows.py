@@ -135,15 +135,15 @@ def select_named(table: str, columns: Sequence[str], names: Collection[str] | No
     return [select(table, columns, ["name", "==", name]) for name in sorted(names)]
 
 
-def row_queries(names: Collection[str] | None, *, mtu_request: bool = True, members: bool = True) -> list[Operation]:
+def row_queries(names: Collection[str] | None, *, mtu_request: bool) -> list[Operation]:
     """Return the queries for the rows of these names; None: all names.
 
-    members: query the Ports of each bridge too, which are as many as the host has.
+    The Ports of each bridge are as many as the host has. They are queried only together with whole tables.
     """
     interface = [*REPORTED_COLUMNS, "external_ids", "options"] + ["mtu_request"] * mtu_request
     return [
         select("Open_vSwitch", ["ovs_version"]),
-        select("Bridge", ["name", "datapath_type"] + ["ports"] * members),
+        select("Bridge", ["name", "datapath_type"] + ["ports"] * is_many(names)),
         *select_named("Interface", interface, names),
         *select_named("Port", ["_uuid", "name", "interfaces", "tag"], names),
     ]
@@ -152,11 +152,11 @@ def row_queries(names: Collection[str] | None, *, mtu_request: bool = True, memb
 def snapshot_of(
     names: Collection[str] | None,
     responses: Sequence[Any],
-    holders: Mapping[str, str] | None = None,
+    holders: Mapping[str, str] | None,
     *,
-    mtu_request: bool = True,
+    mtu_request: bool,
 ) -> Snapshot:
-    """Decode the responses to row_queries(). holders: the bridge of each Port by uuid, if members were not queried."""
+    """Decode the responses to row_queries(). holders: the bridge of each Port by uuid, if these were not queried."""
     switch, bridges, rows = responses[0]["rows"], responses[1]["rows"], rows_in(responses[2:])
     if holders is None:
         holders = {uuid: bridge["name"] for bridge in bridges for uuid in uuids_in(bridge["ports"])}

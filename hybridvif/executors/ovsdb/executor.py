@@ -121,7 +121,7 @@ class OvsdbExecutor:
         raise ExecutorError("the ports of Open vSwitch change faster than they can be read; call again")
 
     def _queries(self, names: Collection[str] | None) -> list[Operation]:
-        return ovs_rows.row_queries(names, mtu_request=self._has_mtu_request, members=ovs_rows.is_many(names))
+        return ovs_rows.row_queries(names, mtu_request=self._has_mtu_request)
 
     def _commit_with_retries(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         try:

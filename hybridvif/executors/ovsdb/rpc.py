@@ -192,11 +192,9 @@ def unusable(remote: str, error: Exception) -> ExecutorError:
 COLUMNS = {
     "Bridge": ["name", "datapath_type", "ports"],
     "Port": ["name", "interfaces", "tag"],
-    "Interface": ["name", "type", "ofport", "error", "external_ids", "options"],
+    "Interface": ["name", "type", "ofport", "error", "external_ids", "options", "mtu_request"],
 }
-"""All observed columns but mtu_request. ovs-vswitchd writes others every few seconds, such as statistics."""
-NEWER = ["mtu_request"]
-"""The columns of an Interface that Open vSwitch before 2.6 lacks."""
+"""All observed columns. ovs-vswitchd writes others every few seconds, such as statistics."""
 MAX_READS = 4096
 """Messages to discard in one go. The socket stays readable if there are more."""
 
@@ -213,20 +211,16 @@ class RowSubscription:
         self._connection = Connection(settings, deadline)
         self.fileno, self.close = self._connection.fileno, self._connection.close
         try:
-            try:
-                self._monitor(NEWER, deadline)
-            except ServerError as error:
-                if NEWER[0] not in str(error):
-                    raise
-                self._monitor([], deadline)
+            tables = self._connection.ask("get_schema", [DATABASE], deadline)["tables"]
+            requests = {}
+            for table, names in COLUMNS.items():
+                # Open vSwitch before 2.6 lacks mtu_request.
+                columns = [name for name in names if name in tables[table]["columns"]]
+                requests[table] = {"columns": columns, "select": {"initial": False}}
+            self._connection.ask("monitor", [DATABASE, None, requests], deadline)
         except FAILURES as error:
             self.close()
             raise unusable(self._remote, error) from error
-
-    def _monitor(self, newer: list[str], deadline: float) -> None:
-        tables = {**COLUMNS, "Interface": [*COLUMNS["Interface"], *newer]}
-        requests = {name: {"columns": columns, "select": {"initial": False}} for name, columns in tables.items()}
-        self._connection.ask("monitor", [DATABASE, None, requests], deadline)
 
     def drain(self) -> bool:
         """Discard the pending messages. Return whether one was a notification. Raises ExecutorError."""
