@@ -23,12 +23,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybridvif.executors.ovs_rows import (
-    IDS,
     Operation,
     Read,
-    Row,
     Snapshot,
-    ids_of,
     is_many,
     optional,
     rows_in,
@@ -193,17 +190,6 @@ def _carried_rows(steps: Sequence[Step], read: Read) -> dict[str, Carried]:
 
 def _of(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     return {column: row[column] for column in (*columns, *_LATER) if column in row}
-
-
-def ids_after(step: Replace, found: Row) -> dict[str, str]:
-    """Return the external_ids of the new Interface: those of others as found, and ours."""
-    others = {key: value for key, value in found.external_ids.items() if key not in IDS.values()}
-    return others | ids_of(step.after)
-
-
-def requested_ofport(found: Row) -> dict[str, int]:
-    """Return the OpenFlow port number to request, so that the flows of the port go on to match."""
-    return {"ofport_request": found.ofport} if found.ofport and found.ofport > 0 else {}
 
 
 # -- the rows of these on a host ---------------------------------------------------------------------------------------

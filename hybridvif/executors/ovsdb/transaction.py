@@ -15,7 +15,7 @@ from typing import Any
 from hybridvif.executors import ovs_rows
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.ovs_rows import NOTHING, Operation, Row, Snapshot
-from hybridvif.executors.side_effects import SideEffects, ids_after, qos_id_of, qos_ids_of, requested_ofport
+from hybridvif.executors.side_effects import SideEffects, qos_id_of, qos_ids_of
 from hybridvif.model.errors import BridgeMissing
 from hybridvif.model.parts import OvsPort, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR
@@ -139,8 +139,11 @@ def interface_columns(port: OvsPort, socket_dir: str, *, mtu_request: bool = Tru
 def _replace_port(step: Replace, suffix: str, snapshot: Snapshot, effects: SideEffects) -> list[Operation]:
     """Return the insertion of a row that carries on the columns of another one, as long as these are unchanged."""
     found, carried, name = snapshot.rows[step.before.name], effects.carried[step.before.name], step.after.name
-    ids = {"external_ids": _map(ids_after(step, found))}
-    interface = {**carried.interface, "name": name, **ids, **requested_ofport(found)}
+    others = {key: value for key, value in found.external_ids.items() if key not in ovs_rows.IDS.values()}
+    interface = {**carried.interface, "name": name, "external_ids": _map(others | ovs_rows.ids_of(step.after))}
+    if found.ofport and found.ofport > 0:
+        # So that the flows of the port go on to match.
+        interface["ofport_request"] = found.ofport
     row = {**carried.port, "name": name, "interfaces": ["named-uuid", f"interface{suffix}"]}
     own = _replace("external_ids", {"id": qos_id_of(name)})
     return [
