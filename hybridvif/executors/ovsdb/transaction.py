@@ -18,15 +18,10 @@ from hybridvif.executors.ovs_rows import NOTHING, Operation, Row, Snapshot
 from hybridvif.executors.side_effects import SideEffects, qos_id_of, qos_ids_of
 from hybridvif.model.errors import BridgeMissing
 from hybridvif.model.parts import OvsPort, VhostUserPort
-from hybridvif.model.settings import SOCKET_DIR
 from hybridvif.model.state import Create, Delete, Replace, Step, Update, changes_of
 
-NO_EFFECTS = SideEffects()
 
-
-def row_operations(
-    steps: Sequence[Step], snapshot: Snapshot, effects: SideEffects = NO_EFFECTS, socket_dir: str = SOCKET_DIR
-) -> list[Operation]:
+def row_operations(steps: Sequence[Step], snapshot: Snapshot, effects: SideEffects, socket_dir: str) -> list[Operation]:
     """Return the operations of these steps, without next_cfg; empty if nothing changes. Raises StepFailed."""
     require_bridges(steps, {*snapshot.bridges, *effects.bridges_to_create})
     operations = _bridge_operations(effects)

@@ -53,7 +53,7 @@ def sent_for(
     )
     qos = {step.part.name: [QOS] for step in steps if isinstance(step, Delete)}
     effects = SideEffects(qos=qos, bridges_to_create=made or {}, bridges_to_remove=emptied or {})
-    return copy.deepcopy(list(with_next_cfg(row_operations(steps, snapshot, effects))))
+    return copy.deepcopy(list(with_next_cfg(row_operations(steps, snapshot, effects, KNOWN.socket_dir))))
 
 
 @given(st.data(), ports(st.just(VifType.OVS)))
