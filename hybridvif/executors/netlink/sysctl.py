@@ -1,9 +1,9 @@
 """Per-device settings under /proc/sys/net.
 
-Only these files of the devices of a port are written. Netlink cannot set disable_ipv6. Executors with netlink also write
-addr_gen_mode of an existing device here, and the others write all settings here. /proc/sys/net follows the network
-namespace of the thread that opens it (sysfs does not). Each directory is named after the device, so no symbolic link
-leads elsewhere.
+Only these files of the devices of a port are written. Netlink cannot set disable_ipv6. Executors with netlink also
+write addr_gen_mode of an existing device here, and the others write all settings here. /proc/sys/net follows the
+network namespace of the thread that opens it (sysfs does not). Each directory is named after the device, so no symbolic
+link leads elsewhere.
 """
 
 from __future__ import annotations
@@ -66,12 +66,3 @@ def write(device: str, attribute: str, value: int) -> None:
         # Also raised by the write, if the device was renamed or deleted after the open (fs/proc/proc_sysctl.c).
         if attribute not in IPV6:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), device) from None
-
-
-def read(device: str, attribute: str) -> int | None:
-    """Return one setting of one device; None if there is no such file."""
-    try:
-        with open(f"/proc/sys/{key(device, attribute)}", encoding="ascii") as file:
-            return int(file.read())
-    except FileNotFoundError:
-        return None
