@@ -113,10 +113,10 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     """Parse the command line. `spec` in the result is the Command. Raises InvalidInput."""
     from hybridvif.cli import options
 
-    before, command, after = options.split(words)
-    args = options.main_parser().parse_args(before)
-    if command is None:
+    args = options.parse_common(words)
+    if not args.words:
         raise InvalidInput(f"name a command: {', '.join(COMMANDS)}")
+    command, *after = args.words
     if command not in COMMANDS:
         hint = did_you_mean(command, COMMANDS)
         raise InvalidInput(f"there is no command {command!r}; there are {', '.join(COMMANDS)}{hint}")

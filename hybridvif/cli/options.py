@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from hybridvif import __version__
@@ -33,7 +31,6 @@ _MODULES = {
     "demo": "sandbox",
 }
 """The module of a sub-command, if it has another name."""
-_WITH_VALUE = re.compile("--config-file|--format|--column|--color|-[vqh]*[fc]")
 
 
 class UsageError(InvalidInput):
@@ -106,20 +103,16 @@ class Parser(argparse.ArgumentParser):
         hint = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions) if unknown else ""
         raise UsageError(f"{self.prog}: {message}{hint}; see: {self.prog} --help")
 
-    def print_help(self, file: Any = None) -> None:  # noqa: ARG002
-        """Print the help. Raises OutputLost, BrokenPipeError."""
-        print_text(self.format_help())
+    def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ARG002
+        """Print the help or the version. Raises OutputLost, BrokenPipeError."""
+        print_text(message)
 
 
-def split(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str]]:
-    """Split a command line into the words before the sub-command, the sub-command and the words after it."""
-    index = 0
-    while index < len(words):
-        word = words[index]
-        if not word.startswith("-") or word == "-":
-            return words[:index], word, words[index + 1 :]
-        index += 2 if _WITH_VALUE.fullmatch(word) else 1
-    return words, None, ()
+def parse_common(words: Sequence[str]) -> argparse.Namespace:
+    """Parse the options before the sub-command. `words` in the result: the sub-command and all after it, or None."""
+    parser = main_parser()
+    parser.add_argument("words", nargs=argparse.PARSER, help=argparse.SUPPRESS).required = False
+    return parser.parse_args(words)
 
 
 def command_of(name: str) -> Command:
@@ -145,7 +138,8 @@ def main_parser() -> Parser:
             ]
         ),
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    version = f"{parser.prog} {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     _add_common(parser, FORMATS)
     return parser
 
@@ -194,18 +188,11 @@ def config_files(args: argparse.Namespace) -> Sequence[str]:
     return args.config_file or ([DEFAULT_FILE] if os.path.exists(DEFAULT_FILE) else [])
 
 
-@contextmanager
-def connected(args: argparse.Namespace, *, begun: bool = False) -> Iterator[Host]:
-    """Connect to the configured host. The daemon starts with the first request. Raises ConfigurationError.
-
-    begun: start the daemon now, while this process imports the rest.
-    """
+def connected(args: argparse.Namespace) -> Host:
+    """Connect to the configured host. The daemon starts with the first request. Raises ConfigurationError."""
     from hybridvif.client.host import connect
 
-    with connect(config_files(args)) as host:
-        if begun:
-            host.begin()
-        yield host
+    return connect(config_files(args))
 
 
 class Mode(NamedTuple):
@@ -262,11 +249,3 @@ def _add_common(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None
         group.add_argument("-f", "--format", metavar="FORMAT", choices=FORMATS, help=text)
         text = "only this column of -f table or value"
         group.add_argument("-c", "--column", action="append", metavar="COL", help=text)
-
-
-class _Version(argparse.Action):
-    """The --version option. The action of argparse ignores errors of its output."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print_text(f"hybridvif {__version__}\n")
-        parser.exit()

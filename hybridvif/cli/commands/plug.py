@@ -37,8 +37,9 @@ def run(args: argparse.Namespace) -> Answer:
         from hybridvif.cli.commands.plan import planned
 
         return planned(args, command, requests)
-    with traced(args), connected(args, begun=True) as host:
-        # While the daemon starts.
+    with traced(args), connected(args) as host:
+        host.begin()
+        # Imported while the daemon starts.
         from hybridvif.cli.output.report import answer_of_reports
 
         requests = chosen_ports(args, requests, host)

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> Answer:
     from hybridvif.client.trace import trace
 
     requests = requested_ports(args)
-    with connected(args, begun=True) as host:
+    with connected(args) as host:
         (port_id,) = found_ids(requests, host, single=True)
         return answer_of(trace(port_id, host, seconds=args.seconds, to=args.to, generate=args.generate))
 

@@ -75,7 +75,7 @@ def test_row_without_number_and_tag_says_none() -> None:
 
 @pytest.mark.parametrize("word", [ID, TAP, ID[:11], VM])
 def test_port_is_found_by_any_of_its_names(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "connected", lambda *_, **__: nullcontext(plugged(PORT)))
+    monkeypatch.setattr(command, "connected", lambda *_: nullcontext(plugged(PORT)))
     monkeypatch.setattr("hybridvif.client.trace.trace", lambda port_id, *_, **__: replace(DIAGNOSIS, port_id=port_id))
     assert command.run(parse_arguments(["trace", word])).document["port"] == ID
 
