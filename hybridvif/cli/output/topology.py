@@ -163,9 +163,16 @@ def look_at_ports(host: AnyHost, names: Collection[str] | None = None) -> Look:
     A call may end between the observation and the look at its locks, so a port is looked at twice before it counts as
     drift. A busy port has no warnings: their remedies would disturb the other caller.
     """
-    seen, ports, keys, busy = _ports_and_busy(host, names)
-    if keys != busy:
-        seen, ports, _, busy = _ports_and_busy(host, names)
+    is_second = False
+    while True:
+        seen = host.observe(names, time.monotonic() + host.settings.deadline)
+        ports = plugged_ports(seen)
+        keys = {port.key for port in ports if port.condition in _PASSING}
+        # A simulated host has no locks of this host.
+        busy = set() if seen.facts.simulated else locks.busy(keys, host.settings.lock_path)
+        if is_second or keys == busy:
+            break
+        is_second = True
     dropped, warnings = flows_that_drop(host.settings, seen)
     if any(dropped.values()):
         ports = plugged_ports(seen, dropped)
@@ -176,17 +183,6 @@ def look_at_ports(host: AnyHost, names: Collection[str] | None = None) -> Look:
         for port in ports
     ]
     return Look(seen, ports, dropped, warnings)
-
-
-def _ports_and_busy(
-    host: AnyHost, names: Collection[str] | None
-) -> tuple[Observed, list[PluggedPort], set[str], Collection[str]]:
-    """Observe. Return the ports, the keys of those in a state that may pass, and the keys whose lock is held."""
-    seen = host.observe(names, time.monotonic() + host.settings.deadline)
-    ports = plugged_ports(seen)
-    keys = {port.key for port in ports if port.condition in _PASSING}
-    # A simulated host has no locks of this host.
-    return seen, ports, keys, set() if seen.facts.simulated else locks.busy(keys, host.settings.lock_path)
 
 
 def flows_that_drop(settings: Settings, seen: Observed) -> tuple[Dropped, list[str]]:
