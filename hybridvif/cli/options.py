@@ -195,23 +195,6 @@ def connected(args: argparse.Namespace) -> Host:
     return connect(config_files(args))
 
 
-class Mode(NamedTuple):
-    """The options of a command with a dry run."""
-
-    dry_run: bool = False
-    detailed_exitcode: bool = False
-    verbose: int = 0
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> Mode:
-        """Return those of a command line."""
-        return cls(args.dry_run, args.detailed_exitcode, args.verbose)
-
-
-REAL_RUN = Mode()
-"""The mode without options."""
-
-
 def repeated_options(args: argparse.Namespace) -> Sequence[str]:
     """Return the options that a command for the same host needs, too."""
     return [f"--config-file={name}" for name in args.config_file or ()]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from hybridvif import Diagnosis, Port, RecordingHost, plug, plug_all, unplug_all
+from hybridvif.cli import parse_arguments
 from hybridvif.cli.output.report import answer_of_reports
 from hybridvif.cli.ports import PortRequest
 from hybridvif.cli.terminal import Answer, Paint
@@ -66,6 +68,11 @@ def plug_answer(ports: Sequence[Port], host: RecordingHost, *, verbose: int = 0)
 def unplug_answer(port_id: str, host: RecordingHost, *, force: bool = False) -> Answer:
     """Unplug a port and return the answer of the command."""
     return answer_of_reports("unplug", unplug_all([port_id], host, force=force))
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    """Return the arguments of a command line."""
+    return parse_arguments(words)
 
 
 def asked(port_id: str = ID, **fields: object) -> PortRequest:

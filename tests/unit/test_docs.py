@@ -25,7 +25,6 @@ from hybridvif.cli import COMMANDS, EXIT_CODES, options
 from hybridvif.cli.commands import check, plan, show, trace
 from hybridvif.cli.commands.list import STATES, list_of
 from hybridvif.cli.commands.reconcile import gc, reconcile
-from hybridvif.cli.options import Mode
 from hybridvif.cli.ports import PortRequest
 from hybridvif.client import host
 from hybridvif.engine import config, converge, locks
@@ -36,7 +35,7 @@ from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, Part, Tap
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Facts, LinkFact, PortFact
 from hybridvif.testing.sandbox.box import Sandbox, Vm
-from tests.support.answers import DIAGNOSIS, plug_answer
+from tests.support.answers import DIAGNOSIS, arguments, plug_answer
 from tests.support.strategies import NAMES, PORT, REASONS, VETH
 
 ROOT = Path(__file__).parents[2]
@@ -196,15 +195,16 @@ def test_every_key_of_every_document_is_in_cli_md() -> None:
     failing = RecordingHost()
     failing.fail()
     stage = SimulatedHost(host.settings, look(drifted, [PORT.id]))
+    half = RecordingHost(host.state.without(host.state.links[NAMES.bridge]))
     documents = [
         plug_answer([PORT], failing).document,
         plan.answer_of("plug", plug_all([PORT], stage), stage).document,
         check.answer_of([asked], drifted).document,
         show.answer_of(drifted).document,
         list_of(host).document,
-        reconcile([PORT], host).document,
-        reconcile([PORT], drifted, mode=Mode(dry_run=True)).document,
-        gc(RecordingHost(host.state.without(host.state.links[NAMES.bridge])), older_than=0).document,
+        reconcile([PORT], host, arguments("reconcile")).document,
+        reconcile([PORT], drifted, arguments("reconcile", "--dry-run")).document,
+        gc(half, arguments("gc", "--older-than=0")).document,
         trace.answer_of(DIAGNOSIS).document,
     ]
     assert keys_of(documents) <= in_code(page("docs/cli.md"))

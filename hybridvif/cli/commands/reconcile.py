@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from hybridvif.cli.commands.ports import NEUTRON_OPTIONS, ports_from_neutron
 from hybridvif.cli.options import (
     DETAILED_EXITCODE,
     DRY_RUN,
-    REAL_RUN,
     ROWS,
     Command,
-    Mode,
     UsageError,
     argument,
     connected,
@@ -28,17 +25,10 @@ from hybridvif.cli.output.report import answer_about, answer_of_reports, result_
 from hybridvif.cli.output.topology import plugged_ports
 from hybridvif.cli.ports import FILE, observe_all, requested_ports
 from hybridvif.cli.terminal import Answer, Paint
-from hybridvif.engine.any_host import AnyHost
+from hybridvif.engine import host_wide, locks
+from hybridvif.engine.any_host import AnyHost, NotingHost
 from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.port import Port
-
-if TYPE_CHECKING:
-    from hybridvif.engine.any_host import NotingHost
-    from hybridvif.engine.host_wide import CollectedOrphan
-
-OLDER_THAN = 3600.0
-"""A copy of the default of engine/host_wide.py."""
-
 
 # -- reconcile ---------------------------------------------------------------------------------------------------------
 
@@ -52,36 +42,29 @@ def run_reconcile(args: argparse.Namespace) -> Answer:
     requests, keep = ports_from_neutron(args) if args.from_neutron else (requested_ports(args), None)
     ports = [request.to_port() for request in requests]
     with connected(args) as host:
-        return reconcile(ports, host, Mode.of(args), prune=args.prune, keep=keep)
+        return reconcile(ports, host, args, keep)
 
 
 def reconcile(
-    ports: Sequence[Port],
-    host: AnyHost,
-    mode: Mode = REAL_RUN,
-    *,
-    prune: bool = False,
-    keep: Collection[str] | None = None,
+    ports: Sequence[Port], host: AnyHost, args: argparse.Namespace, keep: Collection[str] | None = None
 ) -> Answer:
     """Reconcile the host with these ports and return the answer.
 
     keep: the ids of the other ports that Neutron shows here. If given, each plugged port that is left is named.
     """
-    from hybridvif.engine import host_wide, locks
-
     others = [] if keep is None else [port.port_id or port.key for port in plugged_ports(observe_all(host))]
-    reconciled = host_wide.reconcile(ports, host, prune=prune, keep=keep or (), dry_run=mode.dry_run)
+    reconciled = host_wide.reconcile(ports, host, prune=args.prune, keep=keep or (), dry_run=args.dry_run)
     reports = reconciled.reports
-    if not mode.dry_run and host.settings.link_executor != "recording" and all(report.ok for report in reports):
+    if not args.dry_run and host.settings.link_executor != "recording" and all(report.ok for report in reports):
         locks.note_reconcile(host.settings.lock_path)
     keys = {report.port_id[:KEY_LENGTH] for report in reports}
     remaining = [name for name in others if name[:KEY_LENGTH] not in keys]
     warnings = [f"port {name}: left, because it is not desired here" for name in remaining]
     goals = ["plug"] * len(reconciled.plugged) + ["unplug"] * len(reconciled.pruned)
-    more = {"dry_run": mode.dry_run, "warnings": warnings}
-    if not mode.dry_run:
+    more = {"dry_run": args.dry_run, "warnings": warnings}
+    if not args.dry_run:
         return answer_of_reports(
-            "reconcile", reports, verbose=mode.verbose, goals=goals, warnings=warnings, document=more
+            "reconcile", reports, verbose=args.verbose, goals=goals, warnings=warnings, document=more
         )
     counted = tally_of(reports)
     headed = [(f"{goal} {report.port_id}", report) for goal, report in zip(goals, reports, strict=True)]
@@ -90,8 +73,8 @@ def reconcile(
         "reconcile",
         reports,
         {"ports": documents, "summary": counted._asdict(), **more},
-        differences=mode.detailed_exitcode and bool(counted),
-        lines=lambda paint: plan_lines(headed, paint, "would be refused", reasons=mode.verbose > 0),
+        differences=args.detailed_exitcode and bool(counted),
+        lines=lambda paint: plan_lines(headed, paint, "would be refused", reasons=args.verbose > 0),
         rows=documents,
         warnings=warnings,
     )
@@ -103,14 +86,13 @@ def reconcile(
 def run_gc(args: argparse.Namespace) -> Answer:
     """Delete the orphans that are old enough."""
     with connected(args) as host:
-        return gc(host, older_than=args.older_than, dry_run=args.dry_run, unmarked=args.unmarked)
+        return gc(host, args)
 
 
-def gc(host: NotingHost, *, older_than: float = OLDER_THAN, dry_run: bool = False, unmarked: bool = False) -> Answer:
+def gc(host: NotingHost, args: argparse.Namespace) -> Answer:
     """Collect the orphans and return the answer."""
-    from hybridvif.engine import host_wide
-
-    collected = host_wide.gc(host, older_than=older_than, dry_run=dry_run, unmarked=unmarked)
+    older_than, dry_run = args.older_than, args.dry_run
+    collected = host_wide.gc(host, older_than=older_than, dry_run=dry_run, unmarked=args.unmarked)
     simulated = host.settings.link_executor == "recording"
     documents, rows = [], []
     for orphan in collected:
@@ -137,9 +119,9 @@ def gc(host: NotingHost, *, older_than: float = OLDER_THAN, dry_run: bool = Fals
     )
 
 
-def _gc_lines(collected: Sequence[CollectedOrphan], older_than: float, paint: Paint, *, dry_run: bool) -> Iterator[str]:
-    from hybridvif.engine.host_wide import parts_of
-
+def _gc_lines(
+    collected: Sequence[host_wide.CollectedOrphan], older_than: float, paint: Paint, *, dry_run: bool
+) -> Iterator[str]:
     for orphan in collected:
         report = orphan.report
         if report is not None:
@@ -148,14 +130,15 @@ def _gc_lines(collected: Sequence[CollectedOrphan], older_than: float, paint: Pa
             result = "would be removed", "yellow"
         else:
             result = f"left, noted {int(orphan.seconds)} s ago, removed from {older_than:g} s on", "yellow"
-        yield f"{orphan.remain.port_id}  {paint(*result)}: {', '.join(part.name for part in parts_of(orphan.remain))}"
+        names = ", ".join(part.name for part in host_wide.parts_of(orphan.remain))
+        yield f"{orphan.remain.port_id}  {paint(*result)}: {names}"
     if not collected:
         yield "No remains."
     elif not dry_run and not any(orphan.report for orphan in collected):
         yield "Nothing is due; the same command later removes what is still there."
 
 
-_AGE = f"minimum time since an orphan was first seen (default: {OLDER_THAN:g})"
+_AGE = f"minimum time since an orphan was first seen (default: {host_wide.OLDER_THAN:g})"
 COMMANDS = {
     "reconcile": Command(
         run_reconcile,
@@ -174,7 +157,7 @@ COMMANDS = {
         run_gc,
         ROWS,
         (
-            argument("--older-than", metavar="SECONDS", type=seconds, default=OLDER_THAN, text=_AGE),
+            argument("--older-than", metavar="SECONDS", type=seconds, default=host_wide.OLDER_THAN, text=_AGE),
             flag("--dry-run", "delete nothing; exit with 3 if there are orphans"),
             DETAILED_EXITCODE,
             flag("--unmarked", "also delete rows without devices that os-vif may have created"),

@@ -12,12 +12,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from hybridvif.cli.infer import INFERABLE_FIELDS
-from hybridvif.cli.options import DOCUMENT, DRY_RUN, REAL_RUN, REPORTS, Command, Mode, connected, flag, repeated_options
+from hybridvif.cli.options import DOCUMENT, DRY_RUN, REPORTS, Command, connected, flag, repeated_options
 from hybridvif.cli.output.report import answer_of_reports, sentences_about_skipped
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
 from hybridvif.cli.ports import FILE, PORTS, found_ids, observe_all, requested_ports
 from hybridvif.cli.terminal import Answer
-from hybridvif.engine.any_host import AnyHost
+from hybridvif.engine.any_host import AnyHost, SimulatedHost
+from hybridvif.engine.converge import plug_all
 from hybridvif.model.errors import Refused
 from hybridvif.model.parts import Bridge, Veth, VhostUserPort
 from hybridvif.model.planner import native_row
@@ -36,7 +37,7 @@ Skipped = list[Mapping[str, str]]
 def run_adopt(args: argparse.Namespace) -> Answer:
     """Adopt all ports."""
     with connected(args) as host:
-        return adopt(host, Mode.of(args))
+        return adopt(host, args)
 
 
 def run_repair(args: argparse.Namespace) -> Answer:
@@ -44,14 +45,14 @@ def run_repair(args: argparse.Namespace) -> Answer:
     requests = requested_ports(args)
     with connected(args) as host:
         port_ids = None if args.all else found_ids(requests, host, exist=True, changes=True)
-        return repair(host, port_ids, Mode.of(args), options=repeated_options(args))
+        return repair(host, args, port_ids)
 
 
-def adopt(host: AnyHost, mode: Mode = REAL_RUN) -> Answer:
+def adopt(host: AnyHost, args: argparse.Namespace) -> Answer:
     """Adopt the ports and return the answer."""
     seen = observe_all(host)
     ports, skipped = candidates(seen)
-    return _with_skipped(_plug(ports, host, seen, mode), "adopt", "adopted", skipped)
+    return _with_skipped(_plug(ports, host, seen, args), "adopt", "adopted", skipped)
 
 
 def candidates(seen: Observed) -> tuple[list[Port], Skipped]:
@@ -85,14 +86,8 @@ def _reason_to_skip(port: PluggedPort) -> str:
     return f"{port.inferred.unknown_text}; plug it with all its options" if port.inferred.unknown else ""
 
 
-def repair(
-    host: AnyHost,
-    port_ids: Collection[str] | None = None,
-    mode: Mode = REAL_RUN,
-    *,
-    options: Sequence[str] = (),
-) -> Answer:
-    """Repair these ports, or with None all that are not in order. options: options to be repeated in a command."""
+def repair(host: AnyHost, args: argparse.Namespace, port_ids: Collection[str] | None = None) -> Answer:
+    """Repair these ports, or with None all that are not in order."""
     seen = observe_all(host)
     chosen = [
         port
@@ -103,11 +98,11 @@ def repair(
         {"key": port.key, "reason": port.conflict or port.inferred.unknown_text} for port in chosen if not port.port_id
     ]
     known = [port for port in chosen if port.port_id]
-    refused = [_refusal(port, options) for port in known if port.inferred.unknown]
+    refused = [_refusal(port, repeated_options(args)) for port in known if port.inferred.unknown]
     absent = [port_id for port_id in port_ids or () if port_id not in {port.port_id for port in known}]
     refused += [_refused(port_id, "it is not plugged on this host; see: hybridvif list") for port_id in absent]
     ports = [port.inferred.port for port in known if not port.inferred.unknown]
-    answer = _plug(ports, host, seen, mode, refused)
+    answer = _plug(ports, host, seen, args, refused)
     exit_code = answer.exit_code or (Status.REFUSED.exit_code if skipped else 0)
     return replace(_with_skipped(answer, "repair", "repaired", skipped), exit_code=exit_code)
 
@@ -125,19 +120,18 @@ def _refused(port_id: str, reason: str) -> Report:
     return Report(port_id=port_id, status=Status.REFUSED, code=Refused.code, reason=reason)
 
 
-def _plug(ports: Sequence[Port], host: AnyHost, seen: Observed, mode: Mode, refused: Sequence[Report] = ()) -> Answer:
+def _plug(
+    ports: Sequence[Port], host: AnyHost, seen: Observed, args: argparse.Namespace, refused: Sequence[Report] = ()
+) -> Answer:
     """Plug ports with inferred fields, or plan it. refused: the reports of other ports of the same command."""
-    from hybridvif.engine.converge import plug_all
-
-    if not mode.dry_run:
-        return answer_of_reports("plug", [*plug_all(ports, host), *refused], verbose=mode.verbose)
+    if not args.dry_run:
+        return answer_of_reports("plug", [*plug_all(ports, host), *refused], verbose=args.verbose)
     from hybridvif.cli.commands.plan import answer_of
-    from hybridvif.engine.any_host import SimulatedHost
 
     left_out = {port.id: INFERABLE_FIELDS for port in ports}
     stage = SimulatedHost(host.settings, seen)
     reports = [*plug_all(ports, stage), *refused]
-    return answer_of("plug", reports, stage, left_out, detailed=mode.detailed_exitcode, reasons=mode.verbose > 0)
+    return answer_of("plug", reports, stage, left_out, detailed=args.detailed_exitcode, reasons=args.verbose > 0)
 
 
 def _with_skipped(answer: Answer, command: str, done: str, skipped: Skipped) -> Answer:

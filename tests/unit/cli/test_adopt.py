@@ -8,8 +8,7 @@ import pytest
 
 from hybridvif import Bridge, OvsPort, RecordingHost, Veth, desired_state
 from hybridvif.cli.commands.repair import adopt, candidates
-from hybridvif.cli.options import Mode
-from tests.support.answers import ID, OTHER, PORT, QBR, QVB, QVO, plugged, text_of
+from tests.support.answers import ID, OTHER, PORT, QBR, QVB, QVO, arguments, plugged, text_of
 
 
 def unmarked(*left_marked: str) -> RecordingHost:
@@ -29,18 +28,18 @@ def unmarked(*left_marked: str) -> RecordingHost:
 @pytest.mark.parametrize("left_marked", [(), (QBR,), (QVB,)], ids=["none", "qbr", "qvb"])
 def test_adopt_takes_only_ports_without_all_tags(left_marked: tuple[str, ...]) -> None:
     host = unmarked(*left_marked)
-    answer = adopt(host)
+    answer = adopt(host, arguments("adopt"))
     assert [port["port"] for port in answer.document["ports"]] == [ID]  # type: ignore[attr-defined]
     assert answer.document["skipped"] == answer.warnings == []
     assert answer.exit_code == 0
     assert host.state == desired_state(PORT).with_parts(*desired_state(OTHER))
-    assert adopt(host).document["ports"] == []
+    assert adopt(host, arguments("adopt")).document["ports"] == []
 
 
 def test_adopt_dry_run_plans_the_same_and_writes_nothing() -> None:
     host = unmarked()
     before = host.state
-    answer = adopt(host, mode=Mode(dry_run=True))
+    answer = adopt(host, arguments("adopt", "--dry-run"))
     assert answer.document["command"] == "adopt"
     assert answer.document["summary"] == {"create": 0, "update": 2, "delete": 0}
     assert "Plan: 0 to create, 2 to change, 0 to delete." in text_of(answer)

@@ -16,7 +16,6 @@ from hybridvif.cli.commands import plan
 from hybridvif.cli.commands.check import answer_of
 from hybridvif.cli.commands.reconcile import reconcile
 from hybridvif.cli.infer import ATTRIBUTES
-from hybridvif.cli.options import Mode
 from hybridvif.cli.output.topology import fix_of, plugged_ports
 from hybridvif.cli.ports import PortRequest
 from hybridvif.engine.any_host import SimulatedHost
@@ -34,7 +33,7 @@ from hybridvif.model.parts import (
 from hybridvif.model.port import VifType
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import HostState
-from tests.support.answers import ID, MAC, OTHER_ID, PORT, QBR, QVB, QVO, VM, ports_of
+from tests.support.answers import ID, MAC, OTHER_ID, PORT, QBR, QVB, QVO, VM, arguments, ports_of
 from tests.support.strategies import the
 
 Changes = dict[tuple[str, str | None], tuple[Any, Any]]
@@ -118,7 +117,9 @@ def exit_codes(asked: PortRequest, state: HostState) -> set[int]:
     ports, left_out = plan.infer_missing([asked], seen)
     stage = SimulatedHost(SETTINGS, seen)
     planned = plan.answer_of("plug", plug_all(ports, stage), stage, left_out, detailed=True)
-    reconciled = reconcile([asked.to_port()], host_in(state), mode=Mode(dry_run=True, detailed_exitcode=True))
+    reconciled = reconcile(
+        [asked.to_port()], host_in(state), arguments("reconcile", "--dry-run", "--detailed-exitcode")
+    )
     return {answer_of([asked], host_in(state)).exit_code, planned.exit_code, reconciled.exit_code}
 
 

@@ -15,9 +15,8 @@ import pytest
 
 from hybridvif import cli
 from hybridvif.cli.commands.reconcile import reconcile
-from hybridvif.cli.options import Mode
 from hybridvif.cli.portfile import read_ports
-from tests.support.answers import ID, OTHER, OTHER_ID, PORT, plugged, text_of
+from tests.support.answers import ID, OTHER, OTHER_ID, PORT, arguments, plugged, text_of
 from tests.support.fake_cloud import HOST, PASSWORD, TOKEN, FakeCloud, number, port, served
 from tests.support.schemas import validate, validate_as
 
@@ -287,14 +286,14 @@ def test_other_commands_do_not_import_the_library() -> None:
 
 def test_reconcile_names_each_port_that_is_left() -> None:
     host = plugged(PORT, OTHER)
-    answer = reconcile([PORT], host, keep=[])
+    answer = reconcile([PORT], host, arguments("reconcile"), [])
     assert answer.exit_code == 0
     assert list(answer.warnings) == [f"port {OTHER_ID}: left, because it is not desired here"]
     assert answer.document["warnings"] == list(answer.warnings)
-    assert reconcile([PORT], host, prune=True, keep=[]).warnings == []
-    assert OTHER_ID not in text_of(reconcile([PORT], host, keep=[]))
+    assert reconcile([PORT], host, arguments("reconcile", "--prune"), []).warnings == []
+    assert OTHER_ID not in text_of(reconcile([PORT], host, arguments("reconcile"), []))
 
 
 def test_prune_keeps_ports_that_neutron_shows() -> None:
-    dry_run = reconcile([], plugged(PORT, OTHER), prune=True, keep=[ID], mode=Mode(dry_run=True))
+    dry_run = reconcile([], plugged(PORT, OTHER), arguments("reconcile", "--prune", "--dry-run"), [ID])
     assert [(row["port"], row["goal"]) for row in dry_run.rows] == [(OTHER_ID, "unplug")]

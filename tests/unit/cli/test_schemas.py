@@ -17,7 +17,6 @@ from hybridvif.cli.commands.ports import export
 from hybridvif.cli.commands.reconcile import gc, reconcile
 from hybridvif.cli.commands.repair import adopt, repair
 from hybridvif.cli.host_checks import CheckResult
-from hybridvif.cli.options import Mode
 from hybridvif.cli.output.report import answer_of_reports
 from hybridvif.cli.ports import FIELDS
 from hybridvif.cli.terminal import Answer, Terminal, enveloped
@@ -25,7 +24,20 @@ from hybridvif.engine.any_host import SimulatedHost, look
 from hybridvif.engine.converge import plug_all
 from hybridvif.engine.convert import convert_all
 from hybridvif.model.parts import ForeignObject, Tap
-from tests.support.answers import ID, OTHER, OTHER_ID, PORT, QBR, QVO, TAP, asked, plug_answer, plugged, unplug_answer
+from tests.support.answers import (
+    ID,
+    OTHER,
+    OTHER_ID,
+    PORT,
+    QBR,
+    QVO,
+    TAP,
+    arguments,
+    asked,
+    plug_answer,
+    plugged,
+    unplug_answer,
+)
 from tests.support.schemas import DIRECTORY, ENVELOPE, schema_of, validate, validate_as
 
 FILES = sorted(path.stem for path in DIRECTORY.glob("*.json"))
@@ -65,19 +77,19 @@ ANSWERS: dict[str, Callable[[], Answer]] = {
     "plan": lambda: planned(half()),
     "plan, refused": lambda: planned(conflicting()),
     "check": lambda: check.answer_of([asked(), asked(OTHER_ID)], half()),
-    "adopt": lambda: adopt(half()),
-    "adopt, dry run": lambda: adopt(half(), mode=Mode(dry_run=True)),
+    "adopt": lambda: adopt(half(), arguments("adopt")),
+    "adopt, dry run": lambda: adopt(half(), arguments("adopt", "--dry-run")),
     "show": lambda: show.answer_of(half()),
     "show, conflict": lambda: show.answer_of(conflicting()),
     "list": lambda: list_of(half()),
     "list, conflict": lambda: list_of(conflicting()),
-    "reconcile": lambda: reconcile([PORT], half(), prune=True),
-    "reconcile, dry run": lambda: reconcile([PORT], half(), mode=Mode(dry_run=True)),
-    "gc": lambda: gc(half(), older_than=0),
-    "gc, dry run": lambda: gc(half(), dry_run=True),
-    "repair": lambda: repair(half(), [ID, OTHER_ID]),
-    "repair, dry run": lambda: repair(half(), [ID, OTHER_ID], mode=Mode(dry_run=True)),
-    "repair, conflict": lambda: repair(conflicting()),
+    "reconcile": lambda: reconcile([PORT], half(), arguments("reconcile", "--prune")),
+    "reconcile, dry run": lambda: reconcile([PORT], half(), arguments("reconcile", "--dry-run")),
+    "gc": lambda: gc(half(), arguments("gc", "--older-than=0")),
+    "gc, dry run": lambda: gc(half(), arguments("gc", "--dry-run")),
+    "repair": lambda: repair(half(), arguments("repair"), [ID, OTHER_ID]),
+    "repair, dry run": lambda: repair(half(), arguments("repair", "--dry-run"), [ID, OTHER_ID]),
+    "repair, conflict": lambda: repair(conflicting(), arguments("repair")),
     "wait": lambda: check.wait([ID], plugged(PORT), 0),
     "export": lambda: export(half()),
     "explain": lambda: explain.answer_of("mtu"),

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from hybridvif import cli
-from hybridvif.cli.commands.reconcile import OLDER_THAN as DEFAULT, gc, reconcile
-from hybridvif.cli.options import Mode
+from hybridvif.cli.commands.reconcile import gc, reconcile
 from hybridvif.cli.portfile import read_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.host_wide import OLDER_THAN
 from hybridvif.executors.recording import RecordingHost
 from hybridvif.model.parts import Tap
-from tests.support.answers import ID, MAC, OTHER, OTHER_ID, PORT, QBR, QVB, QVO, TAP, plugged, text_of
+from tests.support.answers import ID, MAC, OTHER, OTHER_ID, PORT, QBR, QVB, QVO, TAP, arguments, plugged, text_of
 
 
 def document(answer: Answer) -> Any:
@@ -39,7 +38,7 @@ def running(host: RecordingHost) -> RecordingHost:
 
 
 def test_reconcile_prints_one_line_per_port_and_a_summary() -> None:
-    answer = reconcile([PORT], half(), prune=True)
+    answer = reconcile([PORT], half(), arguments("reconcile", "--prune"))
     assert text_of(answer).splitlines() == [
         f"{ID}  repaired: 1 made",
         f"{OTHER_ID}  unplugged",
@@ -58,12 +57,12 @@ def test_reconcile_of_no_ports_is_done(tmp_path: Path) -> None:
     file = tmp_path / "ports.json"
     file.write_text("[]", encoding="utf-8")
     host = plugged(PORT)
-    answer = reconcile([request.to_port() for request in read_ports(str(file))], host)
+    answer = reconcile([request.to_port() for request in read_ports(str(file))], host, arguments("reconcile"))
     assert (text_of(answer), answer.exit_code, host.steps) == ("0 ports.", 0, [])
 
 
 def test_reconcile_with_a_running_vm_exits_with_6() -> None:
-    answer = reconcile([OTHER], running(plugged(PORT, OTHER)), prune=True)
+    answer = reconcile([OTHER], running(plugged(PORT, OTHER)), arguments("reconcile", "--prune"))
     assert answer.exit_code == 6
     assert document(answer)["error"]["code"] == "port-running"
     assert f"{ID}  refused, nothing changed" in text_of(answer)
@@ -71,7 +70,7 @@ def test_reconcile_with_a_running_vm_exits_with_6() -> None:
 
 def test_reconcile_dry_run_prints_a_diff_and_writes_nothing() -> None:
     host = half()
-    answer = reconcile([PORT], host, prune=True, mode=Mode(dry_run=True))
+    answer = reconcile([PORT], host, arguments("reconcile", "--prune", "--dry-run"))
     lines = text_of(answer).splitlines()
     assert host.steps == []
     assert lines[0] == f"plug {ID}"
@@ -85,9 +84,9 @@ def test_reconcile_dry_run_prints_a_diff_and_writes_nothing() -> None:
 
 def test_reconcile_dry_run_prints_the_number_of_refusals() -> None:
     host = running(plugged(PORT, OTHER))
-    lines = text_of(reconcile([OTHER], host, prune=True, mode=Mode(dry_run=True))).splitlines()
+    lines = text_of(reconcile([OTHER], host, arguments("reconcile", "--prune", "--dry-run"))).splitlines()
     assert lines == ["Plan: 0 to create, 0 to change, 0 to delete; 1 of 2 ports would be refused."]
-    assert text_of(reconcile([OTHER], host, mode=Mode(dry_run=True))) == "Plan: nothing to do."
+    assert text_of(reconcile([OTHER], host, arguments("reconcile", "--dry-run"))) == "Plan: nothing to do."
 
 
 def test_reconcile_without_a_file_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +106,7 @@ def test_reconcile_rejects_an_incomplete_port_first(tmp_path: Path, capsys: pyte
 
 def test_gc_keeps_a_new_orphan() -> None:
     host = half()
-    answer = gc(host)
+    answer = gc(host, arguments("gc"))
     assert answer.exit_code == 0
     assert text_of(answer).splitlines() == [
         f"{ID}  left, noted 0 s ago, removed from 3600 s on: {QVB}, {QBR}",
@@ -122,32 +121,32 @@ def test_gc_keeps_a_new_orphan() -> None:
 
 def test_gc_deletes_an_old_orphan() -> None:
     host = half()
-    answer = gc(host, older_than=0)
+    answer = gc(host, arguments("gc", "--older-than=0"))
     assert text_of(answer) == f"{ID}  removed: {QVB}, {QBR}"
     assert answer.exit_code == 0
     assert document(answer)["remains"][0]["report"]["status"] == "done"
-    assert text_of(gc(host)) == "No remains."
+    assert text_of(gc(host, arguments("gc"))) == "No remains."
 
 
 def test_gc_dry_run_exits_with_3_if_there_are_orphans() -> None:
     host = half()
-    answer = gc(host, older_than=0, dry_run=True)
+    answer = gc(host, arguments("gc", "--older-than=0", "--dry-run"))
     assert (answer.exit_code, host.steps) == (3, [])
     assert text_of(answer) == f"{ID}  would be removed: {QVB}, {QBR}"
-    assert gc(plugged(PORT), dry_run=True).exit_code == 0
+    assert gc(plugged(PORT), arguments("gc", "--dry-run")).exit_code == 0
 
 
 def test_failed_gc_exits_with_4_and_lists_leftovers() -> None:
     host = half()
     host.fail(name=QBR, reason="busy")
-    answer = gc(host, older_than=0)
+    answer = gc(host, arguments("gc", "--older-than=0"))
     assert answer.exit_code == 4
     assert f"{ID}  failed, something is left over: {QVB}, {QBR}" in text_of(answer)
     assert document(answer)["error"]["report"]["leftovers"] == [QBR]
 
 
 def test_gc_command_has_the_default_of_the_library() -> None:
-    assert DEFAULT == OLDER_THAN
+    assert arguments("gc").older_than == OLDER_THAN
 
 
 @pytest.mark.parametrize("text", ["-1", "x", "nan", "inf", ""])
