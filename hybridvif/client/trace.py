@@ -109,35 +109,32 @@ def _hops(names: PortNames, settings: Settings) -> tuple[dict[str, Hop], tuple[t
             # The requests of a plug omit the counters.
             requests = [NetlinkRequest(RTM_GETLINK, 0, link_header() + packed(IFNAME, name)) for name in names[:4]]
             bodies = [body for body in channel.exchange(requests) if isinstance(body, bytes)]
-            found = {device.name: (device, _counters(body)) for body in bodies for device in [device_of(body)]}
-            requests = [
-                NetlinkRequest(RTM_GETLINK, 0, link_header(int(device.master)))
-                for device, _ in found.values()
-                if device.master
-            ]
-            bridges = [device_of(body) for body in channel.exchange(requests) if isinstance(body, bytes)]
-            devices = {device.index: device for device in (*bridges, *(device for device, _ in found.values()))}
-            hops = {
-                name: _hop(device, devices.get(int(device.master)), names, counters)
-                for name, (device, counters) in found.items()
-                # The kernel also finds a device by an alternative name.
-                if name in names
-            }
-            bridge = found[names.bridge][0].index if names.bridge in hops else 0
-            return hops, _entries(channel, bridge, devices) if bridge else ()
+            # The kernel also finds a device by an alternative name.
+            found = [(device, body) for body in bodies if (device := device_of(body)).name in names]
+            bridge = next((device for device, _ in found if device.name == names.bridge), None)
+            hops = {device.name: _hop(device, bridge, names, _counters(body)) for device, body in found}
+            return hops, _entries(channel, bridge.index) if bridge else ()
     except OSError as error:
         raise NotReady(f"the devices of the port cannot be read: {error.strerror or error}; call again") from error
 
 
-def _hop(device: Device, master: Device | None, names: PortNames, counters: dict[str, int]) -> Hop:
+def _hop(device: Device, bridge: Device | None, names: PortNames, counters: dict[str, int]) -> Hop:
+    is_member = bridge is not None and device.master == bridge.index
     return Hop(
         up=device.value("up"),
         carrier=device.carrier,
         mtu=device.value("mtu"),
-        master=master.name if master else f"interface {device.master}" if device.master else "",
-        bridge_port=bridge_port_of(device, master, names),
+        master=_name_of(device.master) if device.master else "",
+        bridge_port=bridge_port_of(device, bridge if is_member else None, names),
         **counters,
     )
+
+
+def _name_of(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return f"interface {index}"
 
 
 def _counters(body: bytes) -> dict[str, int]:
@@ -147,7 +144,7 @@ def _counters(body: bytes) -> dict[str, int]:
     return {"rx": rx, "tx": tx, "rx_dropped": rx_errors + rx_dropped, "tx_dropped": tx_errors + tx_dropped}
 
 
-def _entries(channel: NetlinkSocket, bridge: int, devices: dict[int, Device]) -> tuple[tuple[str, str, bool], ...]:
+def _entries(channel: NetlinkSocket, bridge: int) -> tuple[tuple[str, str, bool], ...]:
     request = NetlinkRequest(
         _RTM_GETNEIGH, NLM_F_DUMP, _NEIGHBOR.pack(socket.AF_BRIDGE, 0, 0, 0, 0) + packed(_MASTER, bridge)
     )
@@ -159,8 +156,7 @@ def _entries(channel: NetlinkSocket, bridge: int, devices: dict[int, Device]) ->
             if not (found[_MASTER] and found[_LLADDR]):
                 # An address list of the device itself.
                 continue
-            name = devices[index].name if index in devices else f"interface {index}"
-            entries.append((found[_LLADDR].hex(":"), name, bool(state & _PERMANENT)))
+            entries.append((found[_LLADDR].hex(":"), _name_of(index), bool(state & _PERMANENT)))
     return tuple(entries)
 
 
