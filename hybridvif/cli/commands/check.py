@@ -16,6 +16,7 @@ from hybridvif.cli.output.topology import BUSY, Condition, Drift, drift_of, look
 from hybridvif.cli.ports import FILE, PORT_OPTIONS, PORTS, PortRequest, found_ids, found_ports, requested_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.any_host import AnyHost, SimulatedHost, look
+from hybridvif.engine.converge import plug_all
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.names import KEY_LENGTH, names_of
 from hybridvif.model.parts import OvsPort, reason_of
@@ -105,34 +106,24 @@ def answer_of(requests: Sequence[PortRequest] | None, host: AnyHost, *, reasons:
     """
     # Only an observation of all names includes the other rows with an iface-id.
     whole, plugged, dropped, warnings = look_at_ports(host)
-    working = [port for port in plugged if port.condition is Condition.BUSY]
-    busy = working if requests is None else []
-    nameless = (
-        {}
-        if requests is not None
-        else {port.inferred.port.id: port.conflict for port in plugged if port.port_id is None}
-    )
+    working = {port.key: port for port in plugged if port.condition is Condition.BUSY}
     if requests is None:
-        requests = [
-            PortRequest(fields={"id": port.inferred.port.id})
-            for port in plugged
-            if port.condition is not Condition.BUSY
-        ]
-        observed = whole
+        observed, busy = whole, [*working.values()]
+        nameless = {port.inferred.port.id: port.conflict for port in plugged if port.port_id is None}
+        requests = [PortRequest(fields={"id": port.inferred.port.id}) for port in plugged if port.key not in working]
     else:
-        observed = look(host, [request.port_id for request in requests])
-    checked, busy_keys = [], {port.key for port in working}
+        observed, busy, nameless = look(host, [request.port_id for request in requests]), [], {}
+    checked = []
     for inferred, report in _dry_run(requests, host, observed, nameless):
         port = inferred.port
-        is_busy = port.id[:KEY_LENGTH] in busy_keys
+        is_busy = port.id[:KEY_LENGTH] in working
         own = () if is_busy else port_warnings(port, whole.state.of(port.names), whole.facts, dropped)
         port_id = None if port.id in nameless else port.id
         checked.append(Checked(port_id, inferred, report, [*drift_of(changes_of(report), inferred)], own))
     warnings += [warning.text for port in checked for warning in port.warnings]
     reports, documents = [port.report for port in checked], [port.document for port in checked]
-    in_order, refused = (
-        sum(values) for values in ([port.is_in_order for port in checked], [not r.ok for r in reports])
-    )
+    in_order = sum(port.is_in_order for port in checked)
+    refused = sum(not report.ok for report in reports)
     total = len(checked) + len(busy)
     summary = {
         "in_order": in_order,
@@ -164,8 +155,6 @@ def _dry_run(
 
     nameless: the reason of a refusal for each id that stands for an unknown one.
     """
-    from hybridvif.engine.converge import plug_all
-
     configured = ("call_iptables",) if host.settings.call_iptables else ()
     bridges = sorted(filter(host.settings.allows, observed.facts.switches))
     inferred = [infer_port(request, state_of_port(request, observed), configured, bridges) for request in requests]
