@@ -24,7 +24,6 @@ from hybridvif.model.names import DATAPATH_TYPES, NONE, is_trunk_bridge
 from hybridvif.model.parts import DEAD_VLAN, NativePort
 from hybridvif.model.port import Port
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Observed
 
 if TYPE_CHECKING:
     from hybridvif.cli.output.topology import PluggedPort
@@ -147,10 +146,17 @@ def run_export(args: argparse.Namespace) -> Answer:
 def export(host: AnyHost, port_ids: Collection[str] = ()) -> Answer:
     """Return the answer for these ports, or for all. Ports that cannot be described are left out with a warning."""
     from hybridvif.cli.output.report import sentences_about_skipped
+    from hybridvif.cli.output.topology import plugged_ports
 
     seen = observe_all(host)
-    entries, reasons = exported(seen, host.settings, port_ids)
-    skipped = [{"key": key, "reason": reason} for key, reason in reasons.items()]
+    entries, skipped = [], []
+    for port in plugged_ports(seen, port_ids=port_ids):
+        if port_ids and port.port_id not in port_ids:
+            continue
+        if reason := port.conflict or (port.inferred.unknown_text if port.inferred.unknown else ""):
+            skipped.append({"key": port.key, "reason": reason})
+        else:
+            entries.append(entry_of(_port_of(port, host.settings)))
     return replace(
         _answer_with_file(entries, command="export", simulated=seen.facts.simulated, skipped=skipped),
         warnings=sentences_about_skipped("exported", skipped),
@@ -158,37 +164,18 @@ def export(host: AnyHost, port_ids: Collection[str] = ()) -> Answer:
     )
 
 
-def exported(
-    seen: Observed, settings: Settings, port_ids: Collection[str] = ()
-) -> tuple[list[Mapping[str, object]], Mapping[str, str]]:
-    """Return the fields of each port, and the reasons to leave others out by key. port_ids: these only; (): all."""
-    from hybridvif.cli.output.topology import plugged_ports
-
-    entries: list[Mapping[str, object]] = []
-    skipped: dict[str, str] = {}
-    for port in plugged_ports(seen, port_ids=port_ids):
-        if port_ids and port.port_id not in port_ids:
-            continue
-        if reason := port.conflict or (port.inferred.unknown_text if port.inferred.unknown else ""):
-            skipped[port.key] = reason
-        else:
-            creates_bridge = port.row is not None and settings.creates(port.row.bridge)
-            entries.append(entry_of(_port_of(port, creates_bridge=creates_bridge)))
-    return entries, skipped
-
-
-def _port_of(port: PluggedPort, *, creates_bridge: bool) -> Port:
+def _port_of(port: PluggedPort, settings: Settings) -> Port:
     """Return the port to plug again. A bridge that plug may have to create has its datapath type."""
     row, bridge, inferred = port.row, port.bridge, port.inferred.port
     if bridge is not None and bridge.nf_call_iptables and bridge.nf_call_ip6tables:
         inferred = replace(inferred, call_iptables=True)
     if row is None:
         return inferred
-    datapath = port.facts.switches.get(row.bridge, "")
+    datapath = port.facts.switches.get(row.bridge, "") if settings.creates(row.bridge) else ""
     return replace(
         inferred,
         isolate=port.fact.tag == DEAD_VLAN and not is_trunk_bridge(row.bridge),
-        datapath_type=datapath if creates_bridge and datapath in DATAPATH_TYPES else "",
+        datapath_type=datapath if datapath in DATAPATH_TYPES else "",
         mtu=port.mtu if isinstance(row, NativePort) and port.mtu else inferred.mtu,
     )
 
