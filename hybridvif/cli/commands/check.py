@@ -23,7 +23,7 @@ from hybridvif.model.parts import OvsPort, reason_of
 from hybridvif.model.report import Report, Result, Status
 from hybridvif.model.settings import MAX_NAMES
 from hybridvif.model.state import Observed, PortFact
-from hybridvif.model.warnings import PortWarning, port_warnings
+from hybridvif.model.warnings import PortWarning
 
 TIMEOUT = 30.0
 PAUSE = 0.1
@@ -105,20 +105,17 @@ def answer_of(requests: Sequence[PortRequest] | None, host: AnyHost, *, reasons:
     Raises InvalidInput if a port does not exist and a required field is missing.
     """
     # Only an observation of all names includes the other rows with an iface-id.
-    whole, plugged, dropped, warnings = look_at_ports(host)
-    working = {port.key: port for port in plugged if port.condition is Condition.BUSY}
+    whole, plugged, warnings = look_at_ports(host)
     if requests is None:
-        observed, busy = whole, [*working.values()]
+        observed, busy = whole, [port for port in plugged if port.condition is Condition.BUSY]
         nameless = {port.inferred.port.id: port.conflict for port in plugged if port.port_id is None}
-        requests = [PortRequest(fields={"id": port.inferred.port.id}) for port in plugged if port.key not in working]
+        requests = [PortRequest(fields={"id": port.inferred.port.id}) for port in plugged if port not in busy]
     else:
         observed, busy, nameless = look(host, [request.port_id for request in requests]), [], {}
-    checked = []
+    checked, warnings_of = [], {port.key: port.warnings for port in plugged}
     for inferred, report in _dry_run(requests, host, observed, nameless):
-        port = inferred.port
-        is_busy = port.id[:KEY_LENGTH] in working
-        own = () if is_busy else port_warnings(port, whole.state.of(port.names), whole.facts, dropped)
-        port_id = None if port.id in nameless else port.id
+        port_id = None if inferred.port.id in nameless else inferred.port.id
+        own = warnings_of.get(inferred.port.id[:KEY_LENGTH], ())
         checked.append(Checked(port_id, inferred, report, [*drift_of(changes_of(report), inferred)], own))
     warnings += [warning.text for port in checked for warning in port.warnings]
     reports, documents = [port.report for port in checked], [port.document for port in checked]

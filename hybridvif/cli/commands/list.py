@@ -49,7 +49,7 @@ def watch_list(watch: Watch, terminal: Terminal, answer: Callable[[], Answer]) -
 
 def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
     """Return the answer of `hybridvif list` for the ports in these states."""
-    seen, plugged, _, warnings = look_at_ports(host)
+    seen, plugged, warnings = look_at_ports(host)
     shown = [port for port in plugged if port.condition.value in states]
     ports = [port.document for port in shown]
     warnings += [warning.text for port in shown for warning in port.warnings]

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> Answer:
 
 def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[str] = ()) -> Answer:
     """Return the answer of `hybridvif show` for all ports, or for one. options: options to be repeated in a fix."""
-    seen, ports, _, warnings = look_at_ports(host, None if port_id is None else set(names_of(port_id)))
+    seen, ports, warnings = look_at_ports(host, None if port_id is None else set(names_of(port_id)))
     switches = seen.facts.switches
     if port_id is not None and not ports:
         raise InvalidInput(f"port {port_id} is not plugged here, nothing has its names; see hybridvif list")

@@ -152,7 +152,6 @@ class Look(NamedTuple):
 
     seen: Observed
     ports: list[PluggedPort]
-    dropped: Dropped
     warnings: list[str]
     """Sentences about the switch."""
 
@@ -182,7 +181,7 @@ def look_at_ports(host: AnyHost, names: Collection[str] | None = None) -> Look:
         else port
         for port in ports
     ]
-    return Look(seen, ports, dropped, warnings)
+    return Look(seen, ports, warnings)
 
 
 def flows_that_drop(settings: Settings, seen: Observed) -> tuple[Dropped, list[str]]:

@@ -249,3 +249,13 @@ def test_busy_port_has_no_warning(is_busy: bool, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(topology, "flows_that_drop", lambda *_: ({}, []))
     for answer in (listing.list_of(real), answer_of([asked()], real)):
         assert len(answer.document["warnings"]) == (not is_busy)  # type: ignore[arg-type]
+
+
+def test_warning_never_names_the_placeholder_of_an_unknown_id() -> None:
+    host = plugged(PORT)
+    bridge: Any = host.state.links[QBR]
+    host.state = HostState().with_parts(replace(bridge, alias=""), Tap(name=TAP, master=""))
+    host.simulation.carrier = {TAP}
+    answer = answer_of(None, host)
+    assert [port["port"] for port in ports_of(answer)] == [None]
+    assert "-0000-000000000000" not in json.dumps(answer.document)
