@@ -22,7 +22,7 @@ from hybridvif.model.names import KEY_LENGTH, names_of
 from hybridvif.model.parts import OvsPort, reason_of
 from hybridvif.model.report import Report, Result, Status
 from hybridvif.model.settings import MAX_NAMES
-from hybridvif.model.state import Observed, PortFact
+from hybridvif.model.state import Observed
 from hybridvif.model.warnings import PortWarning
 
 TIMEOUT = 30.0
@@ -210,7 +210,7 @@ def _accepted(port_id: str, observed: Observed) -> Mapping[str, object]:
     row = row_of(observed.state.of(names), names)
     if row is None:
         raise InvalidInput(f"port {port_id} is in no switch here, so nothing can accept it; plug it")
-    fact = observed.facts.ports.get(row.name, PortFact())
+    fact = observed.facts.port(row)
     accepted = not isinstance(row, OvsPort) or row.realized
     return {"port": port_id, "accepted": accepted, "ofport": fact.ofport, "error": fact.error}
 

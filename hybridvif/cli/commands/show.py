@@ -189,15 +189,16 @@ def dot(ports: Sequence[PluggedPort]) -> str:
     lines = ["graph hybridvif {", "    rankdir=LR; node [shape=box];"]
     for port in ports:
         veth, row, fact = port.veth, port.row, port.fact
+        switch_end = row.name if row else port.names.switch_end
         if port.condition in _GRAPH_COLORS:
-            lines.append(f'    "{port.switch_name}" [color={_GRAPH_COLORS[port.condition]}, penwidth=3];')
+            lines.append(f'    "{switch_end}" [color={_GRAPH_COLORS[port.condition]}, penwidth=3];')
         lines += [_edge(member, port.names.bridge) for member in port.members]
         if veth is not None:
             lines += [_edge(veth.master, veth.name)] if veth.master else []
             lines.append(_edge(veth.name, veth.peer, f"mtu {veth.mtu}"))
         if row is not None:
             tag = "" if fact.tag is None else f", tag {fact.tag}"
-            lines.append(_edge(port.switch_name, row.bridge, f"ofport {fact.ofport}{tag}"))
+            lines.append(_edge(switch_end, row.bridge, f"ofport {fact.ofport}{tag}"))
     return "\n".join([*lines, "}", ""])
 
 

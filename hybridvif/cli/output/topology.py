@@ -27,7 +27,6 @@ from hybridvif.model.parts import (
     Bridge,
     Difference,
     ForeignObject,
-    IvsPort,
     NativePort,
     OvsPort,
     Part,
@@ -36,7 +35,7 @@ from hybridvif.model.parts import (
     VhostUserPort,
 )
 from hybridvif.model.planner import check_ownership, goal_for, plan
-from hybridvif.model.port import VifType, desired_state
+from hybridvif.model.port import desired_state
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Facts, HostState, Observed, PortFact, owners_of
 from hybridvif.model.warnings import Dropped, PortWarning, dropped_ofports, port_warnings
@@ -96,8 +95,6 @@ class PluggedPort:
     bridge: Bridge | None
     veth: Veth | None
     row: OvsPort | None
-    switch_name: str
-    """The name of the port in the switch."""
     fact: PortFact
     """The facts about the port in the switch."""
     members: tuple[str, ...]
@@ -224,8 +221,7 @@ def _plugged_port(
     key: str, given: str | None, state: HostState, facts: Facts, dropped: Dropped, is_orphan: bool
 ) -> PluggedPort:
     names, port_id = names_of_key(key), given or next(iter(ids_of(key, state)), None)
-    kind = VifType.IVS if isinstance(state.ports.get(names.switch_end), IvsPort) else VifType.OVS
-    inferred = infer_port(PortRequest(fields={"id": port_id or key + _ID_SUFFIX, "vif_type": kind}), state)
+    inferred = infer_port(PortRequest(fields={"id": port_id or key + _ID_SUFFIX}), state)
     if port_id is None:
         inferred = replace(inferred, unknown=("id", *inferred.unknown))
     conflict = ""
@@ -249,7 +245,6 @@ def _plugged_port(
         condition = Condition.HALF
     else:
         condition = Condition.DRIFT if changes else Condition.IN_ORDER
-    switch_name = row.name if isinstance(row, OvsPort) else names.switch_end
     return PluggedPort(
         key=key,
         port_id=port_id,
@@ -259,8 +254,7 @@ def _plugged_port(
         bridge=bridge if isinstance(bridge, Bridge) else None,
         veth=veth,
         row=row if isinstance(row, OvsPort) else None,
-        switch_name=switch_name,
-        fact=facts.ports.get(switch_name, PortFact()),
+        fact=facts.port(row),
         members=tuple(name for name in facts.members.get(names.bridge, ()) if name != names.bridge_end),
         mtu=_mtu_of(row, veth, facts),
         inferred=inferred,
