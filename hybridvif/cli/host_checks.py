@@ -74,7 +74,7 @@ def fact_and_remedy(sentence: str) -> tuple[str, str]:
     return fact, remedy
 
 
-def host_findings(call_iptables: bool = False, bridges: Collection[Bridge] = ()) -> Iterator[CheckResult]:
+def host_findings(call_iptables: bool, bridges: Collection[Bridge]) -> Iterator[CheckResult]:
     """Run all checks of this module. call_iptables: the option. bridges: each qbr."""
     from hybridvif.engine import locks
 
@@ -231,13 +231,10 @@ def _sandbox() -> Verdict:
 class Firewall(NamedTuple):
     """The use of Neutron's hybrid firewall on this host."""
 
-    in_use: bool | None = None
+    in_use: bool | None
     """None: unknown."""
-    evidence: str = ""
+    evidence: str
     """The reason, as a clause."""
-
-
-UNKNOWN_FIREWALL = Firewall()
 
 
 def find_firewall(files: Iterable[str] = AGENT_FILES, savers: Iterable[str] = SAVERS) -> Firewall:
@@ -287,21 +284,19 @@ def _drivers(files: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield path, driver.strip("\"'")
 
 
-def bridge_nf(
-    switch: Path, call_iptables: bool, firewall: Firewall = UNKNOWN_FIREWALL, bridges: Collection[Bridge] = ()
-) -> Verdict:
+def bridge_nf(switch: Path, call_iptables: bool, firewall: Firewall, bridges: Collection[Bridge]) -> Verdict:
     """Check that each qbr calls iptables.
 
     switch: the sysctl. call_iptables: the option, which replaces the sysctl. bridges: each qbr.
     """
     # Only a firewall that is in use needs the calls. The evidence is reported in any case.
     verdict = FAIL if firewall.in_use else INFO
-    about = f" ({firewall.evidence})" if firewall.evidence else ""
+    about = f" ({firewall.evidence})"
     if not switch.is_file():
         text = "br_netfilter is not loaded, so iptables does not see what crosses a qbr (security groups need it)"
         return verdict, f"{text}{about}", as_root("modprobe br_netfilter")
-    both = [item for item in (switch, switch.with_name("bridge-nf-call-ip6tables")) if item.is_file()]
-    values = {item.name: item.read_text(encoding="ascii").strip() for item in both}
+    both = (switch, switch.with_name("bridge-nf-call-ip6tables"))
+    values = {item.name: item.read_text(encoding="ascii").strip() for item in both if item.is_file()}
     off = {item: value for item, value in values.items() if value != "1"}
     if not off:
         return INFO, "bridge-nf-call-iptables is 1: iptables sees what crosses a qbr, as security groups need"

@@ -9,7 +9,7 @@ import shlex
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -83,22 +83,21 @@ def findings(files: Sequence[str]) -> Iterator[CheckResult]:
     from hybridvif.cli.commands.executors import installed
     from hybridvif.client.host import connect
 
-    call_iptables = False
-    bridges: list[Bridge] = []
+    settings, seen = Settings(), Observed()
     try:
         with connect(files) as host:
             settings = host.settings
-            call_iptables = settings.call_iptables
             yield check("configuration", options, files)
             executors = installed(settings)
             yield check("link executor", executor, settings.link_executor, executors["link"])
             yield check("switch executor", executor, settings.switch_executor, executors["switch"])
             yield check("lock_path", lock_path, settings.lock_path)
-            yield from _daemon(host, executors["link"], bridges)
+            seen = yield from _daemon(host, executors["link"])
             yield from _osvif(settings)
     except HybridVifError as error:
         yield CheckResult("configuration", FAIL, *fact_and_remedy(str(error)))
-    yield from host_findings(call_iptables, bridges)
+    bridges = [link for link in seen.state.links.values() if isinstance(link, Bridge)]
+    yield from host_findings(settings.call_iptables, bridges)
 
 
 def executor(chosen: str, executors: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -160,11 +159,8 @@ def options(files: Sequence[str]) -> Verdict:
     return PASS, ", ".join(files) or "no file, so the defaults"
 
 
-def _daemon(host: AnyHost, executors: Sequence[Mapping[str, Any]], bridges: list[Bridge]) -> Iterator[CheckResult]:
-    """Check the daemon and the host that it observes.
-
-    executors: the link executors. bridges: a list that collects each qbr.
-    """
+def _daemon(host: AnyHost, executors: Sequence[Mapping[str, Any]]) -> Generator[CheckResult, None, Observed]:
+    """Check the daemon and the host that it observes. Return the observation. executors: the link executors."""
     from hybridvif.privileged.context import daemon_context
     from hybridvif.privileged.launch import within_limits
 
@@ -182,7 +178,7 @@ def _daemon(host: AnyHost, executors: Sequence[Mapping[str, Any]], bridges: list
         if uses_ovs and remote.startswith("unix:"):
             yield check("switch", _database, remote)
             yield check("ovs-vswitchd", vswitchd, remote)
-        return
+        return Observed()
     try:
         seen = host.observe(None, time.monotonic() + min(TIMEOUT, settings.deadline))
     except HybridVifError as error:
@@ -194,12 +190,12 @@ def _daemon(host: AnyHost, executors: Sequence[Mapping[str, Any]], bridges: list
         missing = missing_switch() if uses_ovs and not is_link else None
         text_and_remedy = (str(error), missing.remedy) if missing else fact_and_remedy(str(error))
         yield CheckResult("link executor" if is_link else "switch", FAIL, *text_and_remedy)
-        return
-    bridges += [link for link in seen.state.links.values() if isinstance(link, Bridge)]
+        return Observed()
     yield from switch(settings, seen.facts)
     if uses_ovs:
         yield check("network namespace", network_namespace, remote, seen.facts.switches, command)
     yield from port_findings(seen)
+    return seen
 
 
 def port_findings(seen: Observed) -> Iterator[CheckResult]:

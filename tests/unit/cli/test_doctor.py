@@ -20,6 +20,8 @@ from hybridvif.model.settings import Settings
 from hybridvif.model.state import Facts
 from tests.support.answers import text_of
 
+FIREWALL = host_checks.Firewall(None, "this user cannot read iptables")
+
 
 class Vswitchd:
     """A fake ovs-vswitchd that answers or hangs on its control socket."""
@@ -187,7 +189,7 @@ def test_doctor_checks_the_helper_command() -> None:
 def test_system_checks_return_results_without_privileges(tmp_path: Path) -> None:
     results = [
         *(check(kind, host_checks.kernel_kind, kind) for kind in ("bridge", "veth")),
-        check("bridge-nf", host_checks.bridge_nf, tmp_path, False),
+        check("bridge-nf", host_checks.bridge_nf, tmp_path, False, FIREWALL, ()),
         check("capability", host_checks.capability),
         check("/proc/sys", host_checks.proc_sys),
     ]
@@ -198,14 +200,14 @@ def test_system_checks_return_results_without_privileges(tmp_path: Path) -> None
 
 def test_doctor_reports_that_security_groups_do_not_apply(tmp_path: Path) -> None:
     switch = tmp_path / "bridge-nf-call-iptables"
-    assert "modprobe br_netfilter" in host_checks.bridge_nf(switch, True)[2]
+    assert "modprobe br_netfilter" in host_checks.bridge_nf(switch, True, FIREWALL, ())[2]
     switch.write_text("0\n")
-    _, text, remedy = host_checks.bridge_nf(switch, False)
+    _, text, remedy = host_checks.bridge_nf(switch, False, FIREWALL, ())
     assert "security groups silently do not apply" in text
     assert remedy.endswith("sysctl -w net.bridge.bridge-nf-call-iptables=1")
-    assert "each qbr calls iptables by itself" in host_checks.bridge_nf(switch, True)[1]
+    assert "each qbr calls iptables by itself" in host_checks.bridge_nf(switch, True, FIREWALL, ())[1]
     switch.write_text("1\n")
-    assert [len(host_checks.bridge_nf(switch, option)) for option in (True, False)] == [2, 2]
+    assert [len(host_checks.bridge_nf(switch, option, FIREWALL, ())) for option in (True, False)] == [2, 2]
 
 
 def test_doctor_leaves_no_open_files() -> None:
