@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -15,8 +15,8 @@ from hybridvif.cli.options import Command, UsageError, argument, connected, flag
 from hybridvif.cli.output.topology import Condition, PluggedPort, look_at_ports
 from hybridvif.cli.terminal import Answer, Terminal
 from hybridvif.engine.any_host import AnyHost
+from hybridvif.engine.locks import last_reconcile
 from hybridvif.engine.watch import Watch
-from hybridvif.model.changes import WHOLE
 from hybridvif.model.orphans import find_orphans
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Observed
@@ -66,50 +66,40 @@ def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
 
 def metrics_of(ports: Sequence[PluggedPort], seen: Observed, settings: Settings) -> str:
     """Return the metrics. A time of a reconcile that never was is left out."""
-    from hybridvif.engine.locks import last_reconcile
-
     states = Counter(port.condition.value for port in ports)
-    drift = Counter((item.part.kind, item.difference.attribute or WHOLE) for port in ports for item in port.drift)
+    drift = Counter((item.part.kind, item.difference.attribute) for port in ports for item in port.drift)
     orphans = Counter(orphan.is_tagged for orphan in find_orphans(seen, settings.integration_bridges))
-    families: list[tuple[str, str, list[Sample]]] = [
-        ("info", "The version of hybridvif and of the switch.", [(_versions(seen), 1)]),
-        (
-            "ports",
-            "Plugged ports by state.",
-            [({"state": state.value}, states[state.value]) for state in Condition],
-        ),
-        (
+    versions = {"version": __version__, "switch": seen.facts.switch_version or "", "host": os.uname().nodename}
+    last = last_reconcile(settings.lock_path)
+    families = [
+        _family("info", "The version of hybridvif and of the switch.", [(versions, 1)]),
+        _family("ports", "Plugged ports by state.", [({"state": state}, states[state]) for state in STATES]),
+        _family(
             "drift",
             "Ports with a wrong attribute, or without a part (attribute part), by kind of the part.",
             [({"kind": kind, "attribute": name or "part"}, drift[kind, name]) for kind, name in sorted(drift)],
         ),
-        (
+        _family(
             "orphans",
             "Leftover ports without a VM; tagged: that hybridvif created for certain.",
             [({"tagged": str(tagged).lower()}, orphans[tagged]) for tagged in (True, False)],
         ),
-        ("warnings", "Warnings of hybridvif list.", [({}, sum(len(port.warnings) for port in ports))]),
-        (
+        _family("warnings", "Warnings of hybridvif list.", [({}, sum(len(port.warnings) for port in ports))]),
+        _family(
             "last_reconcile_timestamp_seconds",
             "When hybridvif reconcile last put all ports in order.",
-            [({}, time) for time in [last_reconcile(settings.lock_path)] if time is not None],
+            [] if last is None else [({}, last)],
         ),
     ]
-    return "".join(
-        f"{line}\n" for name, text, samples in families for line in _family(f"hybridvif_{name}", text, samples)
-    )
+    return "".join(families)
 
 
-def _versions(seen: Observed) -> Mapping[str, str]:
-    return {"version": __version__, "switch": seen.facts.switch_version or "", "host": os.uname().nodename}
-
-
-def _family(name: str, text: str, samples: Sequence[Sample]) -> Iterator[str]:
-    yield f"# HELP {name} {text}"
-    yield f"# TYPE {name} gauge"
+def _family(name: str, text: str, samples: Sequence[Sample]) -> str:
+    lines = [f"# HELP hybridvif_{name} {text}", f"# TYPE hybridvif_{name} gauge"]
     for labels, value in samples:
         pairs = ",".join(f'{label}="{content.translate(_ESCAPES)}"' for label, content in labels.items())
-        yield f"{name}{{{pairs}}} {value:.17g}" if pairs else f"{name} {value:.17g}"
+        lines.append(f"hybridvif_{name}{{{pairs}}} {value:.17g}" if pairs else f"hybridvif_{name} {value:.17g}")
+    return "\n".join([*lines, ""])
 
 
 _STATE = "only ports in this state; may be repeated"

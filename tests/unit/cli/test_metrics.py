@@ -60,7 +60,7 @@ def test_label_cannot_end_its_quotes() -> None:
     assert answer.drawings["prometheus"]().count('"') % 2 == 0
     from hybridvif.cli.commands.list import _family
 
-    assert [*_family("m", "t", [({"a": 'x"} 1\n\\'}, 2)])][-1] == r'm{a="x\"} 1\n\\"} 2'
+    assert _family("m", "t", [({"a": 'x"} 1\n\\'}, 2)]).splitlines()[-1] == r'hybridvif_m{a="x\"} 1\n\\"} 2'
 
 
 def test_time_of_the_last_reconcile_is_that_of_the_file(tmp_path: Path) -> None:
