@@ -172,12 +172,7 @@ def look_at_ports(host: AnyHost, names: Collection[str] | None = None) -> Look:
     dropped, warnings = flows_that_drop(host.settings, seen)
     if any(dropped.values()):
         ports = plugged_ports(seen, dropped)
-    ports = [
-        replace(port, condition=Condition.BUSY, warnings=())
-        if port.key in busy and port.condition in _PASSING
-        else port
-        for port in ports
-    ]
+    ports = [replace(port, condition=Condition.BUSY, warnings=()) if port.key in busy else port for port in ports]
     return Look(seen, ports, warnings)
 
 
