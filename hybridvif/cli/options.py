@@ -112,7 +112,11 @@ def parse_common(words: Sequence[str]) -> argparse.Namespace:
     """Parse the options before the sub-command. `words` in the result: the sub-command and all after it, or None."""
     parser = main_parser()
     parser.add_argument("words", nargs=argparse.PARSER, help=argparse.SUPPRESS).required = False
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    if args.words and args.words[0] == "--":
+        # Newer releases of Python remove it.
+        del args.words[0]
+    return args
 
 
 def command_of(name: str) -> Command:

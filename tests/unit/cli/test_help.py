@@ -103,6 +103,7 @@ def test_version_option_prints_the_version(capsys: pytest.CaptureFixture[str]) -
         ["show", ID, "-f", "json", "-v", "--config-file", "a"],
         ["-v", "show", "--config-file=a", ID, "--format=json"],
         ["-vfjson", "show", "--config-file", "a", ID],
+        ["-vfjson", "--config-file", "a", "--", "show", ID],
     ],
 )
 def test_common_options_are_accepted_before_and_after(words: list[str]) -> None:
