@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,8 @@ from hybridvif.cli.output.topology import Condition, PluggedPort, look_at_ports
 from hybridvif.cli.terminal import Answer, Terminal
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.engine.locks import last_reconcile
-from hybridvif.engine.watch import Watch
+from hybridvif.engine.watch import RETRY, Watch
+from hybridvif.model.errors import HybridVifError
 from hybridvif.model.orphans import find_orphans
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Observed
@@ -39,10 +41,16 @@ def run(args: argparse.Namespace) -> Answer | int:
 
 
 def watch_list(watch: Watch, terminal: Terminal, answer: Callable[[], Answer]) -> NoReturn:
-    """Write the list again after each change."""
+    """Write the list again after each change. While the host cannot be observed, look again every second."""
     while True:
-        terminal.write_event(answer(), clear=True)
-        for event in watch.wait():
+        until = float("inf")
+        try:
+            current = answer()
+        except HybridVifError:
+            until = time.monotonic() + RETRY
+        else:
+            terminal.write_event(current, clear=True)
+        for event in watch.wait(until):
             if not event.key:
                 terminal.write_note(f"warning: {event.after or 'the host is observed again'}", "yellow")
 

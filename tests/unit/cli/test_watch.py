@@ -19,7 +19,7 @@ from hybridvif.cli.commands.watch import Session
 from hybridvif.cli.terminal import Answer, Terminal, enveloped
 from hybridvif.engine import watch as watching
 from hybridvif.engine.watch import Watch
-from hybridvif.model.errors import HybridVifError, InvalidInput
+from hybridvif.model.errors import HybridVifError, InvalidInput, NotReady
 from hybridvif.model.parts import Tap
 from hybridvif.model.state import Update
 from tests.support.answers import ID, OTHER, OTHER_ID, PORT, QBR, QVB, QVO, TAP, VM, plugged, text_of
@@ -336,3 +336,27 @@ def test_list_is_written_again_after_each_change(capsys: pytest.CaptureFixture[s
     with pytest.raises(KeyboardInterrupt):
         listing.watch_list(Watch(host), terminal, lambda: listing.list_of(host))
     assert capsys.readouterr().out == "in-order\ndrift\n"
+
+
+def test_list_is_written_again_once_the_host_is_back(capsys: pytest.CaptureFixture[str]) -> None:
+    """Open vSwitch restarts: neither the watch nor the list can observe the host for some time."""
+
+    class Restarting(RecordingHost):
+        looks = 0
+
+        def observe(self, names: Any, deadline: float) -> Any:
+            self.looks += 1
+            if self.looks == 3:
+                set_mtu(self, 1400)
+            if self.looks > 9:
+                raise KeyboardInterrupt
+            if 3 <= self.looks < 7:
+                raise NotReady("OVSDB closed the connection")
+            return super().observe(names, deadline)
+
+    host, terminal = Restarting(plugged(PORT).state), Terminal("value", parse_arguments(["list", "-c", "state"]))
+    with pytest.raises(KeyboardInterrupt):
+        listing.watch_list(Watch(host), terminal, lambda: listing.list_of(host))
+    written = capsys.readouterr()
+    assert [*dict.fromkeys(written.out.splitlines())] == ["in-order", "drift"]
+    assert written.err.splitlines() == ["warning: OVSDB closed the connection", "warning: the host is observed again"]
