@@ -18,6 +18,7 @@ from hybridvif.model.errors import shown
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_mac
 from hybridvif.model.parts import DEAD_VLAN, OPEN, ForeignObject, NativePort, OvsPort, SwitchPort, VhostUserPort
 from hybridvif.model.state import Observed, PortFact
+from hybridvif.model.warnings import remedy_for_duplicate
 
 FEWEST = 3
 """Packets that must be missing at a hop before it counts: counters of several devices are not read at one instant."""
@@ -369,7 +370,7 @@ def _hazards(evidence: Evidence) -> Iterator[Finding]:
     others = tuple(name for name in others if row and name != row.name)
     if row and others:
         reason = f"{', '.join(others)} of Open vSwitch has the same iface-id, so Neutron's agent may wire that one"
-        yield _stop("duplicate", row.name, f"{reason}; remove it: ovs-vsctl del-port {others[0]}")
+        yield _stop("duplicate", row.name, f"{reason}; {remedy_for_duplicate(evidence.port_id, others[0])}")
 
 
 # -- a chain in order --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from hybridvif.model.names import KEY_LENGTH, key_of
 from hybridvif.model.parts import DEAD_VLAN, OvsPort
 from hybridvif.model.planner import native_row
 from hybridvif.model.port import Port
@@ -29,7 +30,7 @@ class PortWarning(NamedTuple):
 
 TEXTS: Mapping[str, str] = {
     "duplicate-iface-id": "its iface-id {iface_id} is also in {others} of Open vSwitch, and Neutron's agent expects it "
-    "in one row; remove the row that is not the port's: ovs-vsctl del-port {other}",
+    "in one row; {remedy}",
     "tap-outside": "its VM runs, and {tap} is in {master} and not in {bridge}, so no packet passes; put it back: "
     "ip link set {tap} master {bridge}",
     "tap-down": "its VM runs, and {tap} is down, so no packet passes; set it up: ip link set {tap} up",
@@ -47,8 +48,9 @@ def port_warnings(port: Port, state: HostState, facts: Facts, dropped: Dropped) 
     row = next((row for row in state.ports.values() if isinstance(row, OvsPort)), None)
     own = {names.switch_end, names.vhost_user, row and row.name}
     others = [name for name in facts.bearers.get(port.iface_id, ()) if name not in own]
-    values: dict[str, object] = {"iface_id": port.iface_id, "others": ", ".join(others), "other": (*others, "")[0]}
+    values: dict[str, object] = {"iface_id": port.iface_id, "others": ", ".join(others)}
     codes = ["duplicate-iface-id"] if others else []
+    values |= {"remedy": remedy_for_duplicate(port.id, others[0])} if others else {}
     if vm:
         is_native = native_row(state) is not None or names.tap in facts.ports
         codes += ["tap-outside"] if not is_native and vm.master != names.bridge else []
@@ -60,6 +62,13 @@ def port_warnings(port: Port, state: HostState, facts: Facts, dropped: Dropped) 
         codes += ["flows-drop"] if ofport in dropped.get(row.bridge, ()) else []
         values |= {"row": row.name, "switch": row.bridge, "ofport": ofport}
     return tuple(PortWarning(code, f"port {port.id}: {TEXTS[code].format_map(values)}") for code in codes)
+
+
+def remedy_for_duplicate(port_id: str, other: str) -> str:
+    """Return the remedy for another row with the iface-id of a port. The row of another port may serve its own VM."""
+    if key_of(other) in (None, port_id[:KEY_LENGTH]):
+        return f"remove the row that is not the port's: ovs-vsctl del-port {other}"
+    return f"plug again the port whose row has the wrong iface-id, see: hybridvif check {other}"
 
 
 # -- flows -------------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ CODES: Mapping[str, str] = {
     "skipped": "A step was not tried, because an earlier step of the same port failed.",
     # Warnings of `hybridvif list`. A warning itself has the command that mends the port.
     "dead-vlan": "A VM runs, and its port has tag 4095: Neutron's agent has not wired it.",
-    "duplicate-iface-id": "Another row of Open vSwitch has the iface-id of the port. Remove the wrong row.",
+    "duplicate-iface-id": "Another row of Open vSwitch has the iface-id of the port. One of them is wrong.",
     "flows-drop": "A VM runs, and the first table of its bridge drops every packet from its port.",
     "tap-down": "A VM runs, and its tap is down, so no packet passes.",
     "tap-outside": "A VM runs, and its tap is not in the Linux bridge of its port.",

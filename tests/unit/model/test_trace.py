@@ -204,6 +204,7 @@ def test_second_row_with_the_interface_id_is_a_finding() -> None:
     about = evidence(bearers={ROW.iface_id: ("other", QVO)})
     assert verdict(about) == ("duplicate", QVO, True)
     assert "ovs-vsctl del-port other" in diagnose(about).sentence
+    assert "ovs-vsctl" not in diagnose(evidence(bearers={ROW.iface_id: ("qvo91d3aa02-41", QVO)})).sentence
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,22 @@ def test_cut_off_vm_has_a_warning_with_a_remedy(code: str, facts: Facts) -> None
     assert warning.text.count("; ") == 1
 
 
+@pytest.mark.parametrize(
+    ("other", "remedy"),
+    [
+        ("dup0", "remove the row that is not the port's: ovs-vsctl del-port dup0"),
+        (TAP, f"remove the row that is not the port's: ovs-vsctl del-port {TAP}"),
+        ("qvo91d3aa02-41", "see: hybridvif check qvo91d3aa02-41"),
+        ("tap91d3aa02-41", "see: hybridvif check tap91d3aa02-41"),
+    ],
+)
+def test_row_of_another_port_is_never_to_be_deleted(other: str, remedy: str) -> None:
+    """Its iface-id may be wrong, and its VM runs."""
+    facts = replace(facts_of(None), bearers={PORT.id: (QVO, other)})
+    (warning,) = port_warnings(PORT, STATE, facts, DROPPED)
+    assert warning.text.endswith(remedy)
+
+
 def test_tap_in_the_switch_is_no_warning_because_it_is_a_conflict() -> None:
     facts = facts_of(RUNNING._replace(master=""))
     assert codes(replace(facts, ports={**facts.ports, TAP: PortFact(ofport=9)})) == []
