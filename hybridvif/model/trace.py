@@ -20,6 +20,8 @@ from hybridvif.model.parts import DEAD_VLAN, OPEN, ForeignObject, NativePort, Ov
 from hybridvif.model.state import Observed, PortFact
 from hybridvif.model.warnings import remedy_for_duplicate
 
+ISOLATED = "isolated on"
+"""The obstacle of a bridge port that exchanges packets with all ports but other isolated ones."""
 FEWEST = 3
 """Packets that must be missing at a hop before it counts: counters of several devices are not read at one instant."""
 PASSING = frozenset({"in-order", "no-traffic", "silent", "no-answer", "not-counted"})
@@ -288,13 +290,19 @@ def _blockers_at(evidence: Evidence, name: str, hop: Hop | None) -> Iterator[Fin
         yield _stop("no-carrier", name, "it has no carrier, so no running VM holds it")
     elif name in (names.tap, names.bridge_end) and names.bridge in evidence.after.hops and hop.master != names.bridge:
         yield _stop("apart", name, f"it is in {hop.master or 'no bridge'}, not in {names.bridge}")
-    elif hop.bridge_port not in (None, OPEN):
+    elif hop.bridge_port not in (None, OPEN) and not _is_isolated_alone(evidence):
         yield _stop("blocked", name, f"{names.bridge} has its port with {hop.bridge_port}")
     elif name == names.bridge:
         for mac, device, is_local in evidence.after.entries:
             if mac == evidence.mac and (is_local or device != names.tap):
                 owner = f"the address of {device} itself" if is_local else f"at {device}, not at {names.tap}"
                 yield _stop("mac-taken", name, f"its entry for the MAC address of the VM, {mac}, is {owner}")
+
+
+def _is_isolated_alone(evidence: Evidence) -> bool:
+    """Return True if one end is isolated and the other end open: the bridge isolates two such ports from each other."""
+    ends = [evidence.after.hops.get(name, Hop()) for name in (evidence.names.tap, evidence.names.bridge_end)]
+    return sorted(str(hop.bridge_port) for hop in ends) == [ISOLATED, OPEN]
 
 
 # -- packets that are missing ------------------------------------------------------------------------------------------

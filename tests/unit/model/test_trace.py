@@ -81,7 +81,9 @@ BLOCKERS: list[tuple[Evidence, str, str]] = [
     (evidence(hops_of(tap={"carrier": False})), "no-carrier", TAP),
     (evidence(hops_of(tap={"master": "", "bridge_port": None})), "apart", TAP),
     (evidence(hops_of(qvb={"master": "brx", "bridge_port": None})), "apart", QVB),
-    (evidence(hops_of(qvb={"bridge_port": "isolated on"})), "blocked", QVB),
+    (evidence(hops_of(qvb={"bridge_port": "locked on"})), "blocked", QVB),
+    (evidence(hops_of(tap={"bridge_port": "isolated on"}, qvb={"bridge_port": "isolated on"})), "blocked", TAP),
+    (evidence(hops_of(tap={"bridge_port": "isolated on"}, qvb={"bridge_port": "locked on"})), "blocked", TAP),
     (evidence(state=with_parts(ForeignObject(name=QVB, what="a dummy link"))), "foreign", QVB),
     (evidence(entries=((MAC, TAP, True),)), "mac-taken", QBR),
     (evidence(entries=((MAC, QVB, False),)), "mac-taken", QBR),
@@ -194,6 +196,11 @@ def test_different_mtus_are_a_finding_at_the_odd_device(mtus: tuple[int, int, in
     about = evidence(hops_of(20, 10, **changes))
     assert verdict(about) == ("mtu", hop, True)
     assert words in diagnose(about).sentence
+
+
+@pytest.mark.parametrize("end", ["tap", "qvb"])
+def test_one_isolated_end_stops_no_packet(end: str) -> None:
+    assert verdict(evidence(hops_of(**{end: {"bridge_port": "isolated on"}}))) == ("in-order", "", False)
 
 
 def test_mtu_of_the_bridge_itself_stops_no_packet() -> None:
