@@ -135,14 +135,18 @@ def _require_directory(path: str) -> None:
     """Create the lock directory if it is missing. Raises PreconditionError if another user owns it."""
     try:
         try:
-            itself = os.lstat(path)
+            os.lstat(path)
         except FileNotFoundError:
             _create_directory(path)
-            itself = os.lstat(path)
-        # The owner of a symbolic link can point it elsewhere, so lstat() and stat() both count.
-        owners = {itself.st_uid, os.stat(path).st_uid} - {0, os.geteuid()}
+        check_owners(path)
     except OSError as error:
         raise _unusable(path, error) from error
+
+
+def check_owners(path: str) -> None:
+    """Raise PreconditionError if another user owns the lock directory, and OSError if it is missing."""
+    # The owner of a symbolic link can point it elsewhere, so lstat() and stat() both count.
+    owners = {os.lstat(path).st_uid, os.stat(path).st_uid} - {0, os.geteuid()}
     if owners:
         # All users can write to /run/lock. The owner could hold our locks, or plant links for root to follow.
         raise PreconditionError(

@@ -35,7 +35,7 @@ from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.client.filters import ask, control_socket
 from hybridvif.engine import locks
 from hybridvif.engine.any_host import AnyHost
-from hybridvif.model.errors import HybridVifError, escaped
+from hybridvif.model.errors import HybridVifError, PreconditionError, escaped
 from hybridvif.model.parts import Bridge
 from hybridvif.model.settings import OVS_SOCKET, Settings
 from hybridvif.model.state import Facts, Observed
@@ -114,7 +114,7 @@ def executor(chosen: str, executors: Sequence[Mapping[str, Any]]) -> Verdict:
 
 
 def lock_path(path: str) -> Verdict:
-    """Check that lock files can be created."""
+    """Check that this user can trust the directory, and that lock files can be created."""
     existing = path
     while not os.path.lexists(existing) and existing != os.path.dirname(existing):
         existing = os.path.dirname(existing)
@@ -124,9 +124,13 @@ def lock_path(path: str) -> Verdict:
         remedy = as_root(f"install -d -m 2770 -g {os.getgid()} {shlex.quote(path)}")
         return FAIL, f"{existing} cannot be written by this user", remedy
     try:
+        if existing == path:
+            locks.check_owners(path)
         # The file has no name. Some file systems have no such files.
         with open(os.open(existing, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(bytes(4096))
+    except PreconditionError as error:
+        return FAIL, *fact_and_remedy(str(error))
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
             remedy = f"make space there (df {shlex.quote(existing)}; df -i), or set [hybridvif] lock_path"

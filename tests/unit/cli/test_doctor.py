@@ -180,6 +180,20 @@ def test_doctor_checks_the_lock_path(tmp_path: Path) -> None:
     assert doctor.lock_path(str(tmp_path / "file"))[0] == FAIL
 
 
+def test_doctor_refuses_a_lock_path_of_another_user(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        # The gate runs it as root, too.
+        pytest.skip("only root can give a directory away")
+    directory, link = tmp_path / "theirs", tmp_path / "link"
+    directory.mkdir()
+    link.symlink_to(directory)
+    os.chown(directory, 12345, 12345)
+    for path in (directory, link):
+        verdict, text, remedy = doctor.lock_path(str(path))
+        assert (verdict, text.partition(",")[0]) == (FAIL, f"the lock directory {path} belongs to user 12345")
+        assert remedy.endswith(f"chown root {path}")
+
+
 def test_doctor_checks_the_helper_command() -> None:
     (bad,) = host_checks.helper_findings("no-such-program --flag")
     assert (bad.name, bad.verdict) == ("no-such-program", "fail")
