@@ -172,7 +172,7 @@ class Session:
             elif len(recent) >= self._limit:
                 self._due[key] = recent[0] + WINDOW
                 if key not in self._limited:
-                    text = f"repaired {len(recent)} times within a minute, and undone each time; it goes on slowly"
+                    text = f"{len(recent)} repairs within a minute failed or were undone; it goes on slowly"
                     self._event("limit", text, "red", key=key, repairs=len(recent))
                 self._limited.add(key)
             else:

@@ -230,6 +230,7 @@ def test_repair_that_is_undone_again_and_again_is_limited(monkeypatch: pytest.Mo
     run = Run(host, limit=2)
     run.undo_until(lambda: set_mtu(host, 1400), "repair", 5)
     assert len(run.events("limit")) == 1
+    assert f"{ID}  2 repairs within a minute failed or were undone; it goes on slowly" in run.texts
     # At most two within two seconds. An event comes after its repair.
     assert all(later - earlier > 1.0 for earlier, later in zip(run.repairs, run.repairs[2:], strict=False))
     # The other port has a limit of its own.
