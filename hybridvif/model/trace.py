@@ -268,12 +268,17 @@ def _blockers(evidence: Evidence) -> Iterator[Finding]:
         state = "runs and does not respond" if failure == "switch-hung" else "does not run; start Open vSwitch"
         yield _stop(failure, row.bridge, f"ovs-vswitchd {state}")
     elif not row.realized or fact.ofport is None or fact.ofport < 0:
-        error = f": {fact.error}" if fact.error else ""
-        yield _stop("not-accepted", row.name, f"ovs-vswitchd has not accepted it as a port of {row.bridge}{error}")
+        yield _stop("not-accepted", row.name, f"ovs-vswitchd {_failed_acceptance(row, fact)}")
     elif fact.tag == DEAD_VLAN:
         yield _stop("dead-vlan", row.name, f"dead VLAN {DEAD_VLAN}: Neutron's agent has not wired the port")
     elif evidence.switch.drops_from_vm:
         yield _stop("flow-drop", row.bridge, f"it drops a frame from the VM ({evidence.switch.drops_from_vm})")
+
+
+def _failed_acceptance(row: OvsPort, fact: PortFact) -> str:
+    if not fact.error and (fact.ofport or 0) > 0:
+        return "keeps an earlier device with its name; plug the port again"
+    return f"has not accepted it as a port of {row.bridge}" + (f": {fact.error}" if fact.error else "")
 
 
 def _blockers_at(evidence: Evidence, name: str, hop: Hop | None) -> Iterator[Finding]:

@@ -56,7 +56,7 @@ CODES: Mapping[str, str] = {
     "missing": "The device does not exist. A missing tap means that no VM runs.",
     "mtu": "In a trace: the MTUs along the port differ, so large packets stop.",
     "no-carrier": "No running VM holds the tap.",
-    "not-accepted": "ovs-vswitchd has no OpenFlow port for the port. Its error follows.",
+    "not-accepted": "ovs-vswitchd has no OpenFlow port for the port, or keeps an earlier device. Its error follows.",
     "not-in-switch": "The port has no row in Open vSwitch. Plug it again.",
     "switch-dead": "ovs-vswitchd does not run, so no packet passes.",
     "switch-hung": "ovs-vswitchd does not respond.",

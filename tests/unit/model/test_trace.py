@@ -207,6 +207,14 @@ def test_mtu_of_the_bridge_itself_stops_no_packet() -> None:
     assert verdict(evidence(hops_of(qbr={"mtu": 1400}))) == ("in-order", "", False)
 
 
+def test_row_over_an_earlier_device_is_to_be_plugged_again() -> None:
+    """ovs-vswitchd hung while the port was unplugged and plugged: its OpenFlow port is valid, and no packet passes."""
+    about = evidence(state=with_parts(replace(ROW, realized=False)))
+    assert diagnose(about).sentence.endswith("keeps an earlier device with its name; plug the port again")
+    failed = evidence(state=with_parts(replace(ROW, realized=False)), fact=PortFact(ofport=3, error="no peer"))
+    assert diagnose(failed).sentence.endswith("has not accepted it as a port of br-int: no peer")
+
+
 def test_second_row_with_the_interface_id_is_a_finding() -> None:
     about = evidence(bearers={ROW.iface_id: ("other", QVO)})
     assert verdict(about) == ("duplicate", QVO, True)
