@@ -317,6 +317,11 @@ class PortRun:
         for outcome in self.latest:
             if outcome.result not in (Result.DONE, Result.SKIPPED):
                 return {"code": outcome.code or outcome.result.value, "reason": outcome.reason}
+        if is_reached(self.goal, _as_if_accepted(self.observed)):
+            reason = (
+                "ovs-vswitchd has not taken the port, and gives no reason; does its bridge work? see hybridvif doctor"
+            )
+            return {"code": "not-realized", "reason": reason}
         reason = "the host was changed by someone else while it was worked on; call again"
         return {"code": "changed-meanwhile", "reason": reason}
 

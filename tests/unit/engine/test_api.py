@@ -442,6 +442,18 @@ def test_plug_on_constantly_changed_host_is_rolled_back(host: GuardedHost) -> No
     assert host.state == NOTHING
 
 
+def test_port_that_the_switch_ignores_is_not_blamed_on_others() -> None:
+    """ovs-vswitchd could not create the bridge: it acknowledges the row, sets no ofport and no error."""
+    host = GuardedHost()
+    for call in (2, 4, 6, 8):
+        host.befall(call, lambda: host.put(replace(ROW, realized=False)))
+    with pytest.raises(PlugFailed, match="has not taken the port, and gives no reason") as caught:
+        plug(PORT, host)
+    report = caught.value.report
+    assert report is not None
+    assert (report.code, report.status) == ("not-realized", Status.ROLLED_BACK)
+
+
 NEW_OBJECTS = {
     "a foreign object": ForeignObject(name=NAMES.bridge_end, what="a veth link"),
     "a pair of another port": replace(VETH, alias=TWIN.id, peer_alias=TWIN.id, master=""),
