@@ -36,7 +36,7 @@ _IN_PORT = re.compile(r"[ ,]in_port=(\d+)[ ,]")
 
 
 class SwitchSilent(NotReady):
-    """ovs-vswitchd does not serve its flows, because it hangs or does not run."""
+    """ovs-vswitchd does not serve its flows, because it hangs, does not run or could not create the bridge."""
 
 
 def socket_directory(settings: Settings) -> str:
@@ -63,7 +63,9 @@ def flows_of(settings: Settings, bridge: str, table: int, deadline: float) -> st
         raise SwitchSilent(f"{unread}: {error}, so ovs-vswitchd may hang; see hybridvif doctor") from error
     except NotReady as error:
         if endpoint_of(settings.ovsdb_connection).path and str(error).endswith(_NOT_RUNNING):
-            raise SwitchSilent(f"{unread}: ovs-vswitchd does not run; see hybridvif doctor") from error
+            raise SwitchSilent(
+                f"{unread}: ovs-vswitchd does not run, or lacks this bridge; see hybridvif doctor"
+            ) from error
         raise NotReady(f"{unread}: {error}; run this as root, or use --unfiltered") from error
 
 

@@ -54,6 +54,8 @@ _NEIGHBOR = struct.Struct("=B3xiHBB")
 _RTM_GETNEIGH, _LLADDR, _MASTER, _PERMANENT = 30, 2, 9, 0x80
 _STATS64, _STATS = 23, struct.Struct("=8Q")
 """IFLA_STATS64 begins with the packets, bytes, errors and drops in both directions (struct rtnl_link_stats64)."""
+NO_BRIDGE = "no such bridge"
+"""The error of ovs-vswitchd about a bridge that is in the database, and that it could not create."""
 _PORT_LINE = re.compile(r"^ +(\S+) (\d+)/(\d+): ", re.MULTILINE)
 _FLOW_LINE = re.compile(r"in_port\((\d+)\).*?eth\(src=([0-9a-f:]{17})(?:.*?,vlan\(vid=(\d+))?")
 _LEARNED_LINE = re.compile(r"^ *(\d+) +(\d+) +([0-9a-f:]{17}) ", re.MULTILINE)
@@ -220,6 +222,8 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
             return SwitchView(failure="switch-dead")
         notes.append(f"{row.bridge}: there is no management socket of ovs-vswitchd in {directory}")
     except (OSError, ValueError, locks.Unfit) as error:
+        if str(error) == NO_BRIDGE:
+            return SwitchView(failure="no-bridge")
         notes.append(f"{row.bridge}: ovs-vswitchd cannot be asked: {shown(str(error))}")
     return SwitchView()
 

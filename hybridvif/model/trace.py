@@ -24,6 +24,12 @@ ISOLATED = "isolated on"
 """The obstacle of a bridge port that exchanges packets with all ports but other isolated ones."""
 FEWEST = 3
 """Packets that must be missing at a hop before it counts: counters of several devices are not read at one instant."""
+FAILURES = {
+    "switch-hung": "ovs-vswitchd runs and does not respond",
+    "switch-dead": "ovs-vswitchd does not run; start Open vSwitch",
+    "no-bridge": "ovs-vswitchd could not create it; see its log, and hybridvif doctor",
+}
+"""The failures of the switch to answer, by code."""
 PASSING = frozenset({"in-order", "no-traffic", "silent", "no-answer", "not-counted"})
 """Codes of a chain in order. With any other code a hop stops packets."""
 
@@ -61,7 +67,7 @@ class SwitchView:
     """The answers of ovs-vswitchd about a port. None: unknown."""
 
     failure: str = ""
-    """The code of its failure to answer: "switch-hung" or "switch-dead"."""
+    """The code of its failure to answer: a key of FAILURES."""
     drops_from_vm: str | None = None
     """The reason that a frame from the VM is dropped; "" if it is forwarded."""
     drops_to_vm: str | None = None
@@ -265,8 +271,7 @@ def _blockers(evidence: Evidence) -> Iterator[Finding]:
     if not isinstance(row, OvsPort):
         return
     if failure:
-        state = "runs and does not respond" if failure == "switch-hung" else "does not run; start Open vSwitch"
-        yield _stop(failure, row.bridge, f"ovs-vswitchd {state}")
+        yield _stop(failure, row.bridge, FAILURES[failure])
     elif not row.realized or fact.ofport is None or fact.ofport < 0:
         yield _stop("not-accepted", row.name, f"ovs-vswitchd {_failed_acceptance(row, fact)}")
     elif fact.tag == DEAD_VLAN:

@@ -41,6 +41,24 @@ def test_pid_file_of_another_kind_is_not_read(kind: str, tmp_path: Path) -> None
     assert "ovs-vswitchd cannot be asked: it " in note
 
 
+def test_bridge_that_the_switch_could_not_create_stops_packets(tmp_path: Path) -> None:
+    (tmp_path / "ovs-vswitchd.pid").write_text("7\n")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "ovs-vswitchd.7.ctl"))
+        listener.listen()
+
+        def refuse() -> None:
+            channel, _ = listener.accept()
+            with channel:
+                channel.recv(1000)
+                channel.sendall(b'{"id": 0, "result": null, "error": "no such bridge\\n"}')
+
+        server = threading.Thread(target=refuse)
+        server.start()
+        assert answer(tmp_path) == (SwitchView(failure="no-bridge"), [])
+        server.join()
+
+
 def test_endless_response_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "MAX_RESPONSE", 100_000)
     near, far = socket.socketpair()

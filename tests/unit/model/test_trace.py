@@ -91,6 +91,7 @@ BLOCKERS: list[tuple[Evidence, str, str]] = [
     (evidence(state=with_parts(ForeignPort(name=QVO, what="a tunnel"))), "foreign", QVO),
     (evidence(switch=SwitchView(failure="switch-hung")), "switch-hung", "br-int"),
     (evidence(switch=SwitchView(failure="switch-dead")), "switch-dead", "br-int"),
+    (evidence(switch=SwitchView(failure="no-bridge")), "no-bridge", "br-int"),
     (evidence(state=with_parts(replace(ROW, realized=False))), "not-accepted", QVO),
     (evidence(fact=PortFact()), "not-accepted", QVO),
     (evidence(fact=PortFact(ofport=-1, error="No such device")), "not-accepted", QVO),
