@@ -58,6 +58,8 @@ PLACEHOLDERS: Mapping[str, object] = {
     "instance_id": "00000000-0000-0000-0000-000000000000",
 }
 """Valid values for unknown fields. No port is ever plugged with them."""
+ID_SUFFIX = "00-0000-0000-000000000000"
+"""Completes the 11 characters of a device name to a UUID if the port id is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)

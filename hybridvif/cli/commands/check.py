@@ -157,12 +157,12 @@ def _dry_run(
     inferred = [infer_port(request, state_of_port(request, observed), configured, bridges) for request in requests]
     reports = plug_all([port.port for port in inferred], SimulatedHost(host.settings, observed))
     for port, report in zip(inferred, reports, strict=True):
-        reason = nameless.get(port.port.id)
-        unknown = port.unknown if reason is None else ("id", *port.unknown)
-        yield (
-            replace(port, unknown=unknown),
-            report if report.ok or reason is None else replace(report, reason=reason),
-        )
+        port_id = port.port.id
+        if port_id not in nameless:
+            yield port, report
+            continue
+        reason = nameless[port_id] or report.reason.replace(port_id, f"{port_id[:KEY_LENGTH]}...")
+        yield replace(port, unknown=("id", *port.unknown)), report if report.ok else replace(report, reason=reason)
 
 
 # -- wait --------------------------------------------------------------------------------------------------------------

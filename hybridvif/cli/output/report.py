@@ -9,9 +9,11 @@ from typing import Any
 
 from hybridvif.cli import DIFFERENCES, INTERRUPTED
 from hybridvif.cli.output.changes import changes_of, diff_lines, tally
+from hybridvif.cli.ports import ID_SUFFIX
 from hybridvif.cli.terminal import Answer, Failure, Paint
 from hybridvif.model.changes import changes_of_plan
 from hybridvif.model.errors import HybridVifError, InvalidInput, PreconditionError, Refused
+from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.report import Report, Result, Status, worst_exit_code
 
 _EXIT_CODES: Mapping[type[HybridVifError] | str, int] = {
@@ -59,8 +61,10 @@ def failure_of(error: BaseException, *, writes: bool = True) -> Failure:
 def failure_of_report(report: Report) -> Failure:
     """Convert the report of a port."""
     reason = report.reason or f"ended as {report.status.value}"
+    is_known = not report.port_id.endswith(ID_SUFFIX)
+    name = report.port_id if is_known else f"{report.port_id[:KEY_LENGTH]}..."
     # A missing precondition of the host does not depend on the port.
-    about = "" if report.port_id in reason or report.status is Status.PRECONDITION else f"port {report.port_id}: "
+    about = "" if name in reason or report.status is Status.PRECONDITION else f"port {name}: "
     leftovers = f"; left over: {', '.join(report.leftovers)}" if report.leftovers else ""
     return Failure(
         code=report.code or report.status.value,
@@ -68,7 +72,7 @@ def failure_of_report(report: Report) -> Failure:
         exit_code=report.status.exit_code,
         remedy=_REMEDIES.get(report.status, "").format(port=report.port_id),
         doctor=report.status is Status.PRECONDITION,
-        report=report.document,
+        report=report.document if is_known else None,
     )
 
 

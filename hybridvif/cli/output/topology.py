@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from hybridvif.cli.infer import InferredPort, infer_port, is_there, row_of
 from hybridvif.cli.output.changes import UNKNOWN, change_text, noun_of
-from hybridvif.cli.ports import PortRequest, observe_all, options_of
+from hybridvif.cli.ports import ID_SUFFIX, PortRequest, observe_all, options_of
 from hybridvif.engine import locks
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.engine.goals import check_single_path
@@ -42,8 +42,6 @@ from hybridvif.model.warnings import Dropped, PortWarning, dropped_ofports, port
 
 FLOWS_TIMEOUT = 3.0
 """Seconds for the flows of one bridge, after which ovs-vswitchd counts as hung."""
-_ID_SUFFIX = "00-0000-0000-000000000000"
-"""Completes the 11 characters of a device name to a UUID if the port id is unknown."""
 
 
 class Condition(enum.Enum):
@@ -216,7 +214,7 @@ def _plugged_port(
     key: str, given: str | None, state: HostState, facts: Facts, dropped: Dropped, is_orphan: bool
 ) -> PluggedPort:
     names, port_id = names_of_key(key), given or next(iter(ids_of(key, state)), None)
-    inferred = infer_port(PortRequest(fields={"id": port_id or key + _ID_SUFFIX}), state)
+    inferred = infer_port(PortRequest(fields={"id": port_id or key + ID_SUFFIX}), state)
     if port_id is None:
         inferred = replace(inferred, unknown=("id", *inferred.unknown))
     conflict = ""
@@ -227,7 +225,7 @@ def _plugged_port(
         changes = changes_of_plan(plan(state, goal_for(state, desired_state(inferred.port), names, stays_native=True)))
     except Refused as error:
         # No command may contain the id that stands for an unknown one.
-        text = str(error).replace(inferred.port.id, port_id or "PORT")
+        text = str(error).replace(inferred.port.id, port_id or "PORT").removeprefix("port PORT: ")
         conflict = text if port_id is not None else _unknown_id_reason(state) or text
     bridge, veth, row = state.links.get(names.bridge), state.links.get(names.bridge_end), row_of(state, names)
     veth = veth if isinstance(veth, Veth) else None

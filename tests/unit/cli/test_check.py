@@ -90,7 +90,16 @@ def test_check_of_all_ports_names_an_unknown_port_by_its_key() -> None:
     host.state = plugged(PORT).state.with_parts(*links, replace(row_of(plugged(PORT)), iface_id=OTHER_ID))
     answer = answer_of(None, host)
     assert (ports_of(answer)[0]["port"], answer.exit_code) == (None, 6)
-    assert "its port id is unknown; plug it with all its options" in answer.failures[0].message
+    (failure,) = answer.failures
+    assert failure.message.startswith(f"port {ID[:11]}...: its row has the iface-id {OTHER_ID}")
+    assert "its port id is unknown; plug it with all its options" in failure.message
+    # The id that stands for the unknown one is never shown.
+    assert "0000-0000-0000" not in json.dumps(answer.document)
+    host = RecordingHost(HostState().with_parts(*links), switches={})
+    answer = answer_of(None, host)
+    assert answer.exit_code == 5
+    assert answer.failures[0].message.startswith(f"port {ID[:11]}...: integration bridge br-int does not exist")
+    assert "0000-0000-0000" not in json.dumps(answer.document)
 
 
 def test_check_reports_omitted_fields_as_unchecked() -> None:
