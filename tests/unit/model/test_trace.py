@@ -201,7 +201,7 @@ def test_different_mtus_are_a_finding_at_the_odd_device(mtus: tuple[int, int, in
 
 @pytest.mark.parametrize("end", ["tap", "qvb"])
 def test_one_isolated_end_stops_no_packet(end: str) -> None:
-    assert verdict(evidence(hops_of(**{end: {"bridge_port": "isolated on"}}))) == ("in-order", "", False)
+    assert verdict(evidence(hops_of(20, 10, **{end: {"bridge_port": "isolated on"}}))) == ("in-order", "", False)
 
 
 def test_mtu_of_the_bridge_itself_stops_no_packet() -> None:
