@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from hybridvif.engine.any_host import AnyHost, NotingHost, SimulatedHost
 from hybridvif.engine.converge import converge, plug_all
 from hybridvif.engine.goals import Goal, goal_for_unplug
+from hybridvif.model.names import names_of
 from hybridvif.model.orphans import Orphan, OrphanInUse, find_orphans, tagged_ports
 from hybridvif.model.parts import Part
 from hybridvif.model.port import Port
@@ -63,10 +64,13 @@ def reconcile(
     reported as PortRunning, even with `unplug_running = force`. Ports that another tool plugged stay. keep: ids of
     ports that stay too. dry_run: write nothing.
 
-    Raises InvalidInput for a duplicate port id. With prune or dry_run also PreconditionError and NoResponse, before
-    the first write.
+    Raises InvalidInput for a duplicate port id, and for an id of keep that is not a canonical UUID. With prune or
+    dry_run also PreconditionError and NoResponse, before the first write.
     """
     ports = list(ports)
+    for port_id in keep:
+        # An id in upper case would match no port, and its port would be unplugged.
+        names_of(port_id)
     target, others = host, list[str]()
     if prune or dry_run:
         observed = host.observe(None, time.monotonic() + host.settings.deadline)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,18 @@ def test_prune_spares_kept_ports(host: RecordingHost) -> None:
     done = reconcile(PORTS[:2], host, prune=True, keep=[PORTS[2].id])
     assert [report.port_id for report in done.pruned] == [port.id for port in PORTS[3:]]
     assert [report.port_id for report in reconcile([], host, prune=True).pruned] == [port.id for port in PORTS[:3]]
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [[PORTS[2].id.upper()], [PORTS[2].id.replace("-", "")], [PORTS[2]], PORTS[2].id],
+    ids=["upper case", "no hyphens", "a port", "a text"],
+)
+def test_prune_with_invalid_kept_id_unplugs_nothing(host: RecordingHost, keep: Any) -> None:
+    before = host.state
+    with pytest.raises(InvalidInput, match="port id"):
+        reconcile([], host, prune=True, keep=keep)
+    assert host.state == before
 
 
 @pytest.mark.parametrize(
