@@ -118,17 +118,19 @@ def _lock(file: io.FileIO, name: str, deadline: float) -> None:
 
     lock, delay = lockutils.external_lock("port", lock_path=os.path.dirname(name)), DELAY
     lock.lockfile = file
-    try:
-        while True:
-            with suppress(BlockingIOError, PermissionError):
-                lock.trylock()
-                return
-            if time.monotonic() >= deadline:
-                raise LockTimeout
-            time.sleep(min(delay, max(deadline - time.monotonic(), 0)))
-            delay = min(delay + DELAY, MAX_DELAY)
-    except OSError as error:
-        raise _unusable(name, error) from error
+    while True:
+        try:
+            lock.trylock()
+            return
+        except (BlockingIOError, PermissionError):
+            pass
+        except OSError as error:
+            raise _unusable(name, error) from error
+        if time.monotonic() >= deadline:
+            raise LockTimeout
+        # A signal handler of the program may raise here, also an OSError.
+        time.sleep(min(delay, max(deadline - time.monotonic(), 0)))
+        delay = min(delay + DELAY, MAX_DELAY)
 
 
 def _require_directory(path: str) -> None:

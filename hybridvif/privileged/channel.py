@@ -157,6 +157,8 @@ def _name_of(encoded: bytes) -> str:
 
 LOG = logging.getLogger(__name__)
 _READ_SIZE = 256 * 1024
+TIMER_SLACK = 0.05
+"""Seconds by which a wait of Python may end too early."""
 _MAX_RESPONSE = 100 * 1024 * 1024
 """Largest size of a response in bytes. It is not a security limit, because the daemon is trusted."""
 
@@ -213,6 +215,9 @@ class Channel:
             self._send(encoded, deadline)
             return response.result(max(deadline - time.monotonic(), 0.001))
         except TimeoutError as error:
+            if time.monotonic() < deadline - TIMER_SLACK:
+                # Raised by a signal handler of the program.
+                raise
             raise NoResponse("the privileged daemon did not answer by the deadline") from error
         finally:
             with self._lock:
@@ -283,7 +288,11 @@ class Channel:
                     f"HYBRIDVIF_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
                     for name, value in line.get("extra", {}).items()
                 }
-                self.log.handle(logging.makeLogRecord({**line, **fields}))
+                record = logging.makeLogRecord({**line, **fields})
+                try:
+                    self.log.handle(record)
+                except Exception:  # noqa: BLE001  # of a filter or handler of the program; the responses must go on
+                    logging.Handler().handleError(record)
 
     def close(self) -> None:
         """Close the channel, even if the daemon hangs. The daemon exits."""

@@ -172,8 +172,10 @@ class Launch(contextlib.ExitStack):
                 channel, _ = self.listener.accept()
                 channel.settimeout(None)
                 return channel
-            except TimeoutError:
-                pass
+            except TimeoutError as error:
+                if error.args != ("timed out",):
+                    # Raised by a signal handler of the program.
+                    raise
             except OSError as error:
                 raise self.failure(str(error)) from error
             if code not in (None, 0, LOST):
