@@ -54,7 +54,7 @@ class Host:
 
     def begin(self) -> None:
         """Start the daemon now, without waiting for it. The first request raises an error of the start."""
-        _context().begin()
+        self._context().begin()
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """Return the parts and facts under these names. None: all names of the grammar.
@@ -102,7 +102,7 @@ class Host:
         deadline = bounded(deadline)
         # The daemon starts first: a user who may not start it must not create the lock directory. Root would refuse a
         # directory that another user owns.
-        context = _context()
+        context = self._context()
         if context.client_mode:
             with span("start the daemon"):
                 context.reach(deadline)
@@ -153,15 +153,12 @@ class Host:
 
     def _request(self, name: str, argument: object, deadline: float, grace: float = GRACE_PERIOD) -> Any:
         """Send a request to the daemon and return its result. Raises HybridVifError."""
-        deadline = bounded(deadline)
-        if not self._open:
-            raise PreconditionError("this host is closed; connect() again")
+        deadline, context = bounded(deadline), self._context()
         # The grace period counts from the deadline. Several requests in a row must not add up theirs.
         end = deadline + grace
         if time.monotonic() >= end:
             raise RequestNotSent("the deadline had passed before the request to the privileged daemon")
         arguments = (argument, deadline, True) if is_collecting() else (argument, deadline)
-        context = _context()
         with span(name.rpartition(".")[2]):
             if context.client_mode:
                 result = context.reach(end).call(name, arguments, end - time.monotonic())
@@ -175,6 +172,15 @@ class Host:
             return result[1]
         _, code, message = result
         raise _ERRORS.get(code, HybridVifError)(message)
+
+    def _context(self) -> Any:
+        """Return oslo.privsep's context of the daemon. Raises PreconditionError if this host is closed."""
+        if not self._open:
+            raise PreconditionError("this host is closed; connect() again")
+        # This import registers options, and takes a tenth of a second.
+        from hybridvif.privileged.context import daemon_context
+
+        return daemon_context
 
 
 def bounded(deadline: float) -> float:
@@ -190,13 +196,6 @@ def _without_response(step: Step, error: NoResponse) -> Outcome:
     if isinstance(error, RequestNotSent):
         return Outcome(step, Result.FAILED, str(error), retry=isinstance(error, Died), code=error.code)
     return Outcome(step, Result.UNKNOWN, str(error))
-
-
-def _context() -> Any:
-    """Return oslo.privsep's context of the daemon. Its import registers options, and takes a tenth of a second."""
-    from hybridvif.privileged.context import daemon_context
-
-    return daemon_context
 
 
 _ERRORS: dict[str, type[HybridVifError]] = {

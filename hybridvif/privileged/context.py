@@ -72,6 +72,8 @@ class Context(priv_context.PrivContext):
         self._launch: launch.Launch | None = None
         """The start of a daemon that no request has waited for."""
         self._starting = threading.Lock()
+        self._stops = 0
+        """The number of calls of stop()."""
         os.register_at_fork(after_in_child=self._forget)
 
     def helper_command(self, sockpath: str) -> list[str]:
@@ -90,6 +92,7 @@ class Context(priv_context.PrivContext):
 
     def stop(self) -> None:
         """Close the channel. A daemon that is still starting exits too."""
+        self._stops += 1
         channel, self.channel = self.channel, None
         if channel is not None:
             channel.close()
@@ -104,12 +107,19 @@ class Context(priv_context.PrivContext):
                 "another caller is still starting the privileged daemon, and the deadline has passed; call again"
             )
         try:
-            if self.channel is not None and not self.channel.running:
+            # Another thread may call stop() at any time.
+            channel = self.channel
+            if channel is not None and not channel.running:
                 LOG.warning("the privileged daemon has died; starting another")
                 self.stop()
-            if self.channel is None:
-                self.channel = self._start(deadline)
-            return self.channel
+                channel = None
+            if channel is None:
+                stops = self._stops
+                channel = self.channel = self._start(deadline)
+                if self._stops != stops:
+                    self.stop()
+                    raise PreconditionError("this host was closed while its daemon started; connect() again")
+            return channel
         finally:
             self._starting.release()
 

@@ -6,14 +6,17 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from oslo_config import cfg
 
+from hybridvif import check, connect, plug
 from hybridvif.client.host import NoResponse
 from hybridvif.model.errors import PreconditionError
 from hybridvif.privileged.context import Context, daemon_context
+from tests.support.strategies import PORT
 
 DAEMON = """
 import os, socket, sys, time
@@ -83,6 +86,32 @@ def test_daemon_that_starts_after_stop_gets_no_connection(context: Context, coun
     time.sleep(0.6)
     assert count.read_text() == "x"
     assert context.channel is None
+
+
+def test_daemon_that_a_request_starts_during_stop_is_closed(context: Context, count: Path) -> None:
+    """It ran until the end of the process, without a host."""
+    start_by(count, 0.5)
+    with ThreadPoolExecutor(1) as pool:
+        request = pool.submit(context.reach, soon())
+        while not count.exists():
+            time.sleep(0.01)
+        context.stop()
+        with pytest.raises(PreconditionError, match="closed while its daemon started"):
+            request.result()
+    assert context.channel is None
+    while not count.read_text().endswith("end"):
+        time.sleep(0.01)
+
+
+def test_closed_host_starts_no_daemon(context: Context, count: Path) -> None:
+    """A plug started one, which ran until the end of the process."""
+    host = connect()
+    host.close()
+    start_by(count)
+    for call in (lambda: plug(PORT, host), lambda: check(PORT, host), host.begin):
+        with pytest.raises(PreconditionError, match="this host is closed"):
+            call()
+    assert not count.exists()
 
 
 def test_deadline_ends_the_wait_for_a_start(context: Context, count: Path) -> None:
