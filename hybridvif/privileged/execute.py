@@ -118,6 +118,8 @@ def execute(
                 outcomes: list[Outcome] = []
                 with _errors_as_outcomes(executor, steps, outcomes), span(f"apply {role.value}"):
                     outcomes += executor.apply(steps, end)
+                    if [outcome.step for outcome in outcomes] != steps:
+                        raise ValueError("apply() did not return one outcome per step, in their order")
                 batches += _record(batch, outcomes, executor)
     return [run.outcomes() for run in runs]
 
@@ -153,7 +155,7 @@ def _errors_as_outcomes(executor: Executor, steps: Sequence[Step], outcomes: lis
         yield
     except ExecutorError as error:
         outcomes[:] = [error.outcome_of(step) for step in steps]
-    except Exception as error:  # noqa: BLE001  # failure_of() logs it
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # failure_of() logs it
         reason = f"{failure_of(executor, error)}, and it is not known how far it came; see the daemon's log"
         outcomes[:] = [Outcome(step, Result.UNKNOWN, reason, code=HybridVifError.code) for step in steps]
 
@@ -171,7 +173,7 @@ def _record(batch: Batch, outcomes: list[Outcome], executor: Executor) -> Sequen
     return ()
 
 
-def failure_of(executor: Executor, error: Exception) -> str:
+def failure_of(executor: Executor, error: BaseException) -> str:
     """Log an unexpected error of an executor, and return the clause that names both."""
     name = f"{type(executor).__module__}.{type(executor).__qualname__}"
     LOG.error("the executor %s failed", name, exc_info=error)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -291,6 +292,29 @@ def test_exception_of_one_executor_keeps_the_outcomes_of_the_other() -> None:
     assert lost.code == "error"
     name = f"{Scripted.__module__}.Scripted"
     assert lost.reason.startswith(f"the switch executor {name} failed (KeyError), and it is not known how far it came")
+
+
+@pytest.mark.parametrize("kind", ["missing", "one more", "another order", "no outcome", "exit"])
+def test_invalid_outcomes_of_one_executor_are_unknown_under_its_name(kind: str) -> None:
+    """The whole request failed with "the daemon failed: ValueError"; one outcome more moved those of other ports."""
+
+    def broken(steps: Sequence[Step]) -> Any:
+        outcomes = all_done(steps)
+        match kind:
+            case "missing":
+                return outcomes[:-1]
+            case "one more":
+                return [outcomes[0], *outcomes]
+            case "another order":
+                return outcomes[::-1]
+            case "no outcome":
+                return [True] * len(steps)
+        raise SystemExit(1)
+
+    pair = Pair(switch=Scripted(Role.SWITCH, broken, atomic=True))
+    for outcomes in execute([plug_plan(port) for port in PORTS[:2]], pair.by_role, time.monotonic() + SOON):
+        assert [outcome.result for outcome in outcomes] == [Result.DONE, Result.DONE, Result.UNKNOWN]
+        assert outcomes[-1].reason.startswith(f"the switch executor {Scripted.__module__}.Scripted failed (")
 
 
 def test_executor_error_fails_every_step(pair: Pair) -> None:
