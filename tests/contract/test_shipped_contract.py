@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -37,6 +38,13 @@ class Raising(NetlinkExecutor):
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         raise KeyError(steps[0].part.name)
+
+
+class Short(NetlinkExecutor):
+    """Returns no outcome for the last step."""
+
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        return super().apply(steps, deadline)[:-1]
 
 
 class Blind(OvsdbExecutor):
@@ -238,6 +246,7 @@ class MeddlingSwitch(OvsdbExecutor):
 BROKEN = [
     (check_link_executor, Careless, "what is observed is not what simulate"),
     (check_link_executor, Raising, "must not raise"),
+    (check_link_executor, Short, "must return one outcome per step"),
     (check_link_executor, RecordingSwitch, "role"),
     (check_link_executor, RecordingLinks, "facts.members of qbr"),
     (check_switch_executor, Blind, "cannot reach"),
@@ -271,3 +280,14 @@ def test_an_executor_that_breaks_the_contract_is_told_so(
 ) -> None:
     with pytest.raises(AssertionError, match=message):
         check(make, sandbox)
+
+
+def test_contract_is_refused_where_python_removes_its_assertions() -> None:
+    """Every executor passed under python -O."""
+    code = (
+        "from hybridvif.testing.contract import check_link_executor; "
+        "from hybridvif.executors.recording import RecordingLinks; check_link_executor(RecordingLinks)"
+    )
+    argv = [sys.executable, "-P", "-O", "-c", code]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.splitlines()[-1].startswith("RuntimeError: the contract is made of assertions; run it without")

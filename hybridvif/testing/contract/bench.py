@@ -124,9 +124,7 @@ class Bench:
 
     def do(self, *steps: Step, patience: float = PATIENCE) -> Sequence[Outcome]:
         """Apply the steps of one plan and return the outcomes."""
-        outcomes = self.host.apply(steps, time.monotonic() + patience)
-        assert len(outcomes) == len(steps), f"apply() gave {len(outcomes)} outcomes for {len(steps)} steps"
-        return outcomes
+        return self.host.apply(steps, time.monotonic() + patience)
 
     def run(self, checks: Iterable[Check]) -> None:
         """Run the checks. Raises AssertionError with one sentence."""
@@ -293,6 +291,7 @@ class Worker:
         assert "raised" not in response, f"apply() must not raise for a step that fails, but: {response['raised']}"
         if "error" in response:
             return [Outcome(step, Result.FAILED, response["error"]) for step in steps]
+        assert response["are_whole"], "apply() must return one outcome per step, in their order"
         return codec.decode_outcomes(response["outcomes"], [steps])[0]
 
     def _request(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -337,7 +336,9 @@ def _response(executor: Executor, request: dict[str, Any]) -> dict[str, Any]:
     try:
         if "steps" in request:
             (steps,) = codec.decode_plans([request["steps"]])
-            return {"outcomes": codec.encode_outcomes([tuple(executor.apply(steps, deadline))])}
+            outcomes = tuple(executor.apply(steps, deadline))
+            given = [outcome.step for outcome in outcomes]
+            return {"outcomes": codec.encode_outcomes([outcomes]), "are_whole": given == list(steps)}
         names = codec.decode_names(request["names"])
         return {"observed": codec.encode_observed(executor.observe(names, deadline))}
     except ExecutorError as error:
@@ -368,7 +369,12 @@ def require_equal(seen: HostState, expected: HostState, when: str) -> None:
 
 
 def require_declared(make: Any, role: Role) -> None:
-    """Check that an executor declares role, serves and the other attributes of the protocol."""
+    """Check that an executor declares role, serves and the other attributes of the protocol.
+
+    Raises RuntimeError if Python removes the checks of the contract, so that every executor would keep it.
+    """
+    if not __debug__:
+        raise RuntimeError("the contract is made of assertions; run it without -O and PYTHONOPTIMIZE")
     for member in ("role", "serves", "programs", "atomic", "observe", "apply"):
         assert hasattr(make, member), f"{make.__qualname__} lacks {member} (executors.base.Executor)"
     assert make.role is role, f"{make.__qualname__}.role is {make.role}, not {role}"
