@@ -222,6 +222,8 @@ def connect(config_files: Sequence[str] = ()) -> Host:
     wait for.
     """
     global _open_hosts, _files  # a property of the process, as cfg.CONF is
+    if isinstance(config_files, str):
+        raise ConfigurationError(f"config_files is a text, not a list of files; pass [{config_files!r}]")
     _require_whole_patch()
     _import_privsep()
     wanted = tuple(absolute(name) for name in config_files)

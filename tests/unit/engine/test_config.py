@@ -267,6 +267,13 @@ def test_observe_on_closed_host_raises(files: tuple[str, str]) -> None:
         host.observe(set(), 0)
 
 
+def test_text_in_place_of_a_list_of_files_is_refused(files: tuple[str, str]) -> None:
+    """Its first character was taken for a file: "configuration file / does not exist"."""
+    with pytest.raises(ConfigurationError, match="config_files is a text, not a list of files"):
+        connect(files[0])
+    connect([files[1]]).close()
+
+
 def test_missing_file_leaves_process_unconnected(files: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         connect([str(tmp_path / "absent.conf")])
