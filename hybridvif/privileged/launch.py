@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -27,6 +28,8 @@ LONGEST_DIRECTORY = 107 - len("/hybridvif-xxxxxxxx/privsep.sock")
 """The path of a socket has at most 107 bytes (unix(7))."""
 POLL = 0.05
 """Seconds between two looks at a helper whose daemon has not connected."""
+LIMITS = (errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+"""Errors of a limit on processes or open files (within_limits)."""
 _REMEDY = "run as root, or set [hybridvif_privileged] helper_command"
 
 
@@ -67,12 +70,17 @@ def temporary_directories() -> list[str]:
 
 @contextlib.contextmanager
 def within_limits() -> Iterator[None]:
-    """Raise PreconditionError if a thread or a process cannot be started."""
+    """Raise PreconditionError if a thread or a process cannot be started, or a file cannot be opened."""
     try:
         yield
-    except (RuntimeError, BlockingIOError) as error:
+    except (RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise PreconditionError(
+                "no more files can be opened; raise the limit of open files (ulimit -n, or LimitNOFILE= under systemd)"
+            ) from error
         # Raised by threading and by fork(2), and if a thread that did not start is joined.
-        if isinstance(error, RuntimeError) and "thread" not in str(error):
+        is_of_thread = isinstance(error, RuntimeError) and "thread" in str(error)
+        if not is_of_thread and not isinstance(error, BlockingIOError):
             raise
         limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
         hint = "" if limit == resource.RLIM_INFINITY else f" (RLIMIT_NPROC is {limit})"
@@ -91,13 +99,15 @@ def command_for(path: str, configured: str | None, options_of: Callable[[], Mapp
     arguments = ["--privsep_context", CONTEXT, "--privsep_sock_path", path]
     if configured:
         return [*shlex.split(configured), *arguments]
-    script = os.path.join(os.path.dirname(sys.executable), HELPER)
+    # A program that embeds Python may have no executable.
+    python = sys.executable or os.path.join(sys.prefix, "bin", "python3")
+    script = os.path.join(os.path.dirname(python), HELPER)
     command = [script] if os.path.exists(script) else []
     if os.geteuid() != 0:
         command = ["sudo", "--non-interactive", *(command or [HELPER])]
     elif not command:
         # A virtual environment with borrowed libraries has no scripts. -P: do not import from the working directory.
-        command = [sys.executable, "-P", "-m", f"{__package__}.helper"]
+        command = [python, "-P", "-m", f"{__package__}.helper"]
     for option, values in options_of().items():
         for value in values:
             command += [f"--{option.replace('_', '-')}", value]
@@ -137,6 +147,8 @@ class Launch(contextlib.ExitStack):
             listener.listen(1)
             return listener
         except OSError as error:
+            if error.errno in LIMITS:
+                raise
             raise PreconditionError(
                 f"no socket can be made in {directory}: {error.strerror}; set TMPDIR to a directory that this user can "
                 "write"
@@ -155,9 +167,9 @@ class Launch(contextlib.ExitStack):
                 errors="backslashreplace",
                 env={name: value for name, value in os.environ.items() if _is_inherited(name)},
             )
-        except BlockingIOError:
-            raise
         except OSError as error:
+            if error.errno in LIMITS:
+                raise
             is_missing = isinstance(error, FileNotFoundError)
             raise self.failure(f"{self.command[0]!r} is not installed" if is_missing else str(error)) from error
         self._reader = threading.Thread(target=self._read_output, name="hybridvif-helper", daemon=True)
@@ -177,6 +189,8 @@ class Launch(contextlib.ExitStack):
                     # Raised by a signal handler of the program.
                     raise
             except OSError as error:
+                if error.errno in LIMITS:
+                    raise
                 raise self.failure(str(error)) from error
             if code not in (None, 0, LOST):
                 raise self._ended(code)

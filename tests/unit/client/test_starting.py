@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from hybridvif import check, connect, plug
 from hybridvif.client.host import NoResponse
 from hybridvif.model.errors import PreconditionError
 from hybridvif.privileged.context import Context, daemon_context
+from hybridvif.privileged.launch import command_for
 from tests.support.strategies import PORT
 
 DAEMON = """
@@ -77,6 +79,29 @@ def test_failed_start_is_raised_once_and_then_retried(context: Context, count: P
         context.reach(soon())
     start_by(count)
     assert context.reach(soon()).running
+
+
+@pytest.mark.parametrize("free", range(5))
+def test_too_few_open_files_for_the_start_have_their_own_remedy(context: Context, count: Path, free: int) -> None:
+    """The remedy was to run as root, or to set TMPDIR."""
+    start_by(count)
+    next_file = os.dup(0)
+    os.close(next_file)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_file + free, hard))
+    try:
+        with pytest.raises(PreconditionError, match="raise the limit of open files"):
+            context.reach(soon())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("executable", [None, ""])
+def test_program_that_embeds_python_starts_the_helper(monkeypatch: pytest.MonkeyPatch, executable: object) -> None:
+    """Python leaves sys.executable empty, or None, if it does not know its executable."""
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert command_for("/socket", None, dict)[0].startswith(os.path.join(sys.prefix, "bin", ""))
 
 
 def test_daemon_that_starts_after_stop_gets_no_connection(context: Context, count: Path) -> None:
