@@ -130,8 +130,8 @@ class Launch(contextlib.ExitStack):
         directory = private_directory()
         self.callback(shutil.rmtree, directory, ignore_errors=True)
         # The process may exit while the daemon is awaited.
-        atexit.register(self.close)
-        self.callback(atexit.unregister, self.close)
+        atexit.register(self._close_at_exit, os.getpid())
+        self.callback(atexit.unregister, self._close_at_exit)
         try:
             self.command = command_of(os.path.join(directory, "privsep.sock"))
             self.listener = self._listen(directory)
@@ -139,6 +139,11 @@ class Launch(contextlib.ExitStack):
         except BaseException:
             self.close()
             raise
+
+    def _close_at_exit(self, pid: int) -> None:
+        # In a forked child, another thread of the parent still waits for the daemon.
+        if os.getpid() == pid:
+            self.close()
 
     def _listen(self, directory: str) -> socket.socket:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -35,6 +36,20 @@ while received := channel.recv(4096):
     for name, _ in unpacker:
         channel.sendall(msgpack.packb((name, (2,))))
 open({count!r}, "a").write("end")
+"""
+
+FORKING = """
+import os, sys, time
+from oslo_config import cfg
+from hybridvif.privileged.context import daemon_context as context
+cfg.CONF.set_override("helper_command", sys.argv[1], "hybridvif_privileged")
+context.begin()
+if not (pid := os.fork()):
+    sys.exit()
+os.waitpid(pid, 0)
+if context.reach(time.monotonic() + 10).running:
+    print("running")
+context.stop()
 """
 
 
@@ -102,6 +117,14 @@ def test_program_that_embeds_python_starts_the_helper(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "executable", executable)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert command_for("/socket", None, dict)[0].startswith(os.path.join(sys.prefix, "bin", ""))
+
+
+def test_end_of_forked_child_does_not_disturb_start(context: Context, count: Path) -> None:
+    """The child deleted the directory of the socket at its exit."""
+    start_by(count, 0.5)
+    program = [sys.executable, "-P", "-c", FORKING, context.conf.helper_command]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "running\n"), done.stderr
 
 
 def test_daemon_that_starts_after_stop_gets_no_connection(context: Context, count: Path) -> None:
