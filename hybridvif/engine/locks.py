@@ -99,16 +99,17 @@ def _name_of(bucket: int, path: str) -> str:
 
 @contextmanager
 def _holding_bucket(bucket: int, path: str, deadline: float) -> Iterator[None]:
-    if not _threads[bucket].acquire(timeout=max(deadline - time.monotonic(), 0)):
+    # Not looked up again: a child that is forked inside the block has new locks.
+    lock, name = _threads[bucket], _name_of(bucket, path)
+    if not lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
         raise LockTimeout
-    name = _name_of(bucket, path)
     try:
         with _open(name) as file:
             _lock(file, name, deadline)
             # Closing the file releases the lock, in this process and if it dies.
             yield
     finally:
-        _threads[bucket].release()
+        lock.release()
 
 
 def _lock(file: io.FileIO, name: str, deadline: float) -> None:

@@ -268,6 +268,19 @@ def test_forked_child_does_not_inherit_locks_of_threads(path: str) -> None:
     assert is_free_in_child(path, ONE)
 
 
+def test_child_forked_under_a_lock_can_leave_the_block(path: str) -> None:
+    """It raised "release unlocked lock"."""
+    code = 1
+    try:
+        with holding([ONE], path, soon()):
+            child = os.fork()
+        code = 0
+    finally:
+        if child == 0:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def is_free_in_child(path: str, key: str) -> bool:
     """Return whether a child gets the lock in time, forked while a thread of this process holds another one."""
     go, gone = threading.Event(), threading.Event()
