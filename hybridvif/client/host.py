@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from hybridvif.engine import locks
+from hybridvif.engine.any_host import HostClosed
 from hybridvif.engine.config import absolute, files_of
 from hybridvif.model.errors import (
     REFUSALS,
@@ -176,7 +177,7 @@ class Host:
     def _context(self) -> Any:
         """Return oslo.privsep's context of the daemon. Raises PreconditionError if this host is closed."""
         if not self._open:
-            raise PreconditionError("this host is closed; connect() again")
+            raise HostClosed("this host is closed; connect() again")
         # This import registers options, and takes a tenth of a second.
         from hybridvif.privileged.context import daemon_context
 

@@ -11,11 +11,15 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from hybridvif.model.errors import Conflict
+from hybridvif.model.errors import Conflict, PreconditionError
 from hybridvif.model.names import PortNames, names_of, names_of_device
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_NAMES, Settings
 from hybridvif.model.state import Facts, HostState, Observed, Step, merge_observed, simulate_all
+
+
+class HostClosed(PreconditionError):
+    """The program has closed the host."""
 
 
 class AnyHost(Protocol):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from hybridvif.engine.any_host import WatchableHost
+from hybridvif.engine.any_host import HostClosed, WatchableHost
 from hybridvif.model.changes import Change
 from hybridvif.model.errors import HybridVifError
 from hybridvif.model.names import key_of, names_of, names_of_device
@@ -78,7 +78,7 @@ class Watch:
 
         Changes that follow each other within a tenth of a second may be merged. While the host cannot be observed, for
         example because Open vSwitch restarts, there is one event about that. It is observed again every second, and no
-        change is lost.
+        change is lost. Raises PreconditionError if the program closes the host.
         """
         while (now := time.monotonic()) < until:
             if now < self._ready:
@@ -88,6 +88,8 @@ class Watch:
             events: list[Event] = []
             try:
                 found = self._host.next_observation(self._names, self._digest, min(until, now + MAX_DEADLINE))
+            except HostClosed:
+                raise
             except HybridVifError as error:
                 self._ready, reason = time.monotonic() + RETRY, str(error)
             else:

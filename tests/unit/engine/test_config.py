@@ -15,6 +15,7 @@ from oslo_config import cfg
 
 from hybridvif import connect
 from hybridvif.engine import config
+from hybridvif.engine.any_host import HostClosed
 from hybridvif.engine.config import GROUP, OPTIONS, list_opts, read, register, settings_of
 from hybridvif.model.errors import ConfigurationError, PreconditionError
 from hybridvif.model.settings import MAX_DEADLINE, MIN_DEADLINE, OVS_SOCKET, Settings
@@ -263,7 +264,7 @@ def test_second_close_of_host_changes_nothing(files: tuple[str, str]) -> None:
 def test_observe_on_closed_host_raises(files: tuple[str, str]) -> None:
     host = connect([files[0]])
     host.close()
-    with pytest.raises(PreconditionError, match="closed"):
+    with pytest.raises(HostClosed, match="closed"):
         host.observe(set(), 0)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from hybridvif import Event, HybridVifError, PreconditionError, RecordingHost, Watch, unplug
 from hybridvif.engine import watch as watching
+from hybridvif.engine.any_host import HostClosed
 from hybridvif.engine.watch import changes_between
 from hybridvif.model.parts import ForeignObject, Tap
 from hybridvif.model.state import Facts, HostState, LinkFact, Observed, PortFact
@@ -172,3 +173,12 @@ def test_host_that_cannot_be_observed_at_first_is_an_error() -> None:
     host.error = PreconditionError("no OVSDB")
     with pytest.raises(PreconditionError, match="no OVSDB"):
         Watch(host)
+
+
+def test_wait_on_closed_host_raises() -> None:
+    """It was one event, and the next wait() did not end."""
+    host = Failing()
+    watch = Watch(host)
+    host.error = HostClosed("this host is closed; connect() again")
+    with pytest.raises(PreconditionError, match="closed"):
+        watch.wait(time.monotonic() + 10)
