@@ -9,7 +9,6 @@ import logging
 import os
 import resource
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -53,6 +52,13 @@ def private_directory() -> str:
     raise PreconditionError(
         f"no temporary directory can be used: {', '.join(reasons)}; set TMPDIR to a directory that this user can write"
     )
+
+
+def _delete(directory: str) -> None:
+    """Delete the directory of a socket. shutil.rmtree would need two more open files."""
+    for delete, path in ((os.unlink, os.path.join(directory, "privsep.sock")), (os.rmdir, directory)):
+        with contextlib.suppress(OSError):
+            delete(path)
 
 
 def temporary_directories() -> list[str]:
@@ -128,7 +134,7 @@ class Launch(contextlib.ExitStack):
         super().__init__()
         self._last_line = ""
         directory = private_directory()
-        self.callback(shutil.rmtree, directory, ignore_errors=True)
+        self.callback(_delete, directory)
         # The process may exit while the daemon is awaited.
         atexit.register(self._close_at_exit, os.getpid())
         self.callback(atexit.unregister, self._close_at_exit)

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -62,6 +63,15 @@ def alarm(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@contextmanager
+def killed(helper: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill a helper at the end of the block."""
+    try:
+        yield
+    finally:
+        helper.kill()
+
+
 @pytest.mark.parametrize("kind", ["filter", "handler"])
 def test_raising_log_filter_or_handler_loses_no_response(
     ends: tuple[Channel, socket.socket], kind: str, capsys: pytest.CaptureFixture[str]
@@ -97,10 +107,13 @@ def test_late_response_is_no_timeout_of_the_program(ends: tuple[Channel, socket.
 
 def test_timeout_of_the_program_ends_the_wait_for_a_start() -> None:
     silent = [sys.executable, "-c", "import time; time.sleep(600)"]
-    with Launch(lambda _: silent) as started:
-        with alarm(0.3), pytest.raises(TimeoutError, match="the time of the program"):
-            started.accept(time.monotonic() + SOON)
-        started.helper.kill()
+    with (
+        alarm(0.3),
+        pytest.raises(TimeoutError, match="the time of the program"),
+        Launch(lambda _: silent) as started,
+        killed(started.helper),
+    ):
+        started.accept(time.monotonic() + SOON)
 
 
 def test_timeout_of_the_program_ends_the_wait_for_a_lock(tmp_path: Path) -> None:

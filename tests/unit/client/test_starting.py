@@ -97,9 +97,12 @@ def test_failed_start_is_raised_once_and_then_retried(context: Context, count: P
 
 
 @pytest.mark.parametrize("free", range(5))
-def test_too_few_open_files_for_the_start_have_their_own_remedy(context: Context, count: Path, free: int) -> None:
-    """The remedy was to run as root, or to set TMPDIR."""
+def test_too_few_open_files_for_the_start_have_their_own_remedy(
+    context: Context, count: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    """The remedy was to run as root, or to set TMPDIR, and the directory of the socket remained."""
     start_by(count)
+    monkeypatch.setenv("TMPDIR", str(count.parent))
     next_file = os.dup(0)
     os.close(next_file)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -109,6 +112,7 @@ def test_too_few_open_files_for_the_start_have_their_own_remedy(context: Context
             context.reach(soon())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [path.name for path in count.parent.iterdir()] == ["helper.py"]
 
 
 @pytest.mark.parametrize("executable", [None, ""])
