@@ -369,7 +369,7 @@ def agent_columns(lab: Lab) -> dict[str, Any]:
     return columns | {f"port {key}": port[key] for key in ("_uuid", "tag", "other_config")}
 
 
-CUTTING = {"master", "up", "peer_up", "absent", "stp", "bridge", "type", "realized", "bridge_port"}
+CUTTING = {"master", "up", "peer_up", "absent", "stp", "bridge", "type", "realized", "bridge_port", "mtu_request"}
 HARMLESS = [
     drift
     for drift in DRIFTS
