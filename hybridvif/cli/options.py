@@ -105,6 +105,7 @@ class Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ARG002
         """Print the help or the version. Raises OutputLost, BrokenPipeError."""
+        # That of argparse, which has no public name, ignores errors of the output.
         print_text(message)
 
 
